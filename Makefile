@@ -1,0 +1,41 @@
+# Everything that people and CI call. `make help` lists it.
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+$(BIN)/ansible-playbook: requirements.txt
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv module is missing: apt-get install python3-venv (or set PYTHON=...)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/.dev: $(BIN)/ansible-playbook requirements-dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+.PHONY: synbasic
+synbasic: $(BIN)/ansible-playbook ## From a bare machine to Synergos Basic and a trained model
+	$(BIN)/ansible-playbook playbooks/synbasic.yml
+	$(BIN)/ansible-playbook playbooks/demo.yml -e tier=synergos_basic
+	$(BIN)/ansible-playbook playbooks/status.yml -e tier=synergos_basic
+
+.PHONY: lint
+lint: $(VENV)/.dev ## Linters and type checks
+	$(BIN)/ansible-lint --offline
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy plugins
+	$(BIN)/mypy services/src/synergos
+
+.PHONY: test-fast
+test-fast: lint ## What needs no Docker: linters and the plugins' unit tests
+	$(BIN)/pytest tests/unit
+
+.PHONY: test
+test: test-fast ## Everything that CI runs, Docker Engine included
+	$(BIN)/pytest tests/integration

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Resets what runs produced and keeps the grid up: a thin wrapper over playbooks/cleanup.yml.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+usage() {
+    cat <<'EOF'
+Usage: ./cleanup.sh [-V] [--yes] [--dry-run] [--tier TIER] [ansible-playbook options]
+
+  -V           list every target instead of their number
+  --yes        do not ask
+  --dry-run    list only, delete nothing
+  --tier TIER  one tier only: synergos_basic
+EOF
+}
+
+extra=()
+while [ $# -gt 0 ]; do
+    case $1 in
+        -V) extra+=(-e cleanup_verbose=true) ;;
+        --yes) extra+=(-e cleanup_confirmed=true) ;;
+        --dry-run) extra+=(-e cleanup_dry_run=true) ;;
+        --tier) extra+=(-e "tier=${2:?--tier needs the name of a tier, such as synergos_basic}"); shift ;;
+        -h | --help) usage; exit 0 ;;
+        *) extra+=("$1") ;;
+    esac
+    shift
+done
+
+playbook=.venv/bin/ansible-playbook
+[ -x "$playbook" ] || playbook=$(command -v ansible-playbook) || {
+    echo "ansible-playbook is missing: run make synbasic first, or pip install -r requirements.txt" >&2
+    exit 1
+}
+exec "$playbook" playbooks/cleanup.yml "${extra[@]}"

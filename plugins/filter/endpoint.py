@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Filter `synergos.grid.endpoint`."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Mapping
+
+from ansible.errors import AnsibleFilterError
+
+DOCUMENTATION = r"""
+name: endpoint
+short_description: Say where one component of a grid reaches another
+version_added: 1.0.0
+description:
+  - On the same engine that is the component's fixed address and its inner port; from another engine it is the address
+    of the engine that carries it and the published port.
+positional: hostvars, port, engine
+options:
+  _input:
+    description: Inventory name of the component to reach.
+    type: str
+    required: true
+  hostvars:
+    description: Ansible's C(hostvars).
+    type: dict
+    required: true
+  port:
+    description: Port inside the component's container.
+    type: int
+    required: true
+  engine:
+    description: Inventory name of the engine on which the caller runs.
+    type: str
+    required: true
+"""
+
+EXAMPLES = r"""
+- ansible.builtin.debug:
+    msg: "{{ 'synb_worker_1' | synergos.grid.endpoint(hostvars, 8020, 'synb_engine') }}"
+"""
+
+RETURN = r"""
+_value:
+  description: C(host) and C(port).
+  type: dict
+  sample: {host: 172.18.0.3, port: 8020}
+"""
+
+
+def endpoint(component: str, hostvars: Mapping[str, Any], port: int, engine: str) -> dict[str, Any]:
+    """Return {"host": str, "port": int} under which a process on `engine` reaches `port` of `component`."""
+    published = hostvars[component].get("synergos_component")
+    if not published:
+        raise AnsibleFilterError(f"{component} has not published its container in this run: run its role first.")
+    container, carrier = published["container"], hostvars[component]["synergos_engine"]
+    if carrier == engine:
+        return {"host": container["address"], "port": port}
+    for mapping in container.get("ports", []):
+        if mapping["container"] == port:
+            host = hostvars[carrier].get("synergos_engine_address") or hostvars[carrier].get("ansible_host") or carrier
+            return {"host": host, "port": mapping["host"]}
+    raise AnsibleFilterError(f"{component} on {carrier} does not publish port {port}: {engine} cannot reach it.")
+
+
+class FilterModule:
+    """Filters of this file."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        return {"endpoint": endpoint}

@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Tell one playbook run from another."""
+
+from __future__ import annotations
+
+from ansible import constants as C
+
+
+def run_id() -> str:
+    """Return a text that is the same in all processes of this playbook run and in no other run.
+
+    Published definitions carry it: with a persistent fact cache, those of an earlier run would otherwise look as if
+    this run had made them, and a limited run could prune what it should not.
+    """
+    return str(C.DEFAULT_LOCAL_TMP)
