@@ -49,7 +49,7 @@ _value:
 
 def endpoint(component: str, hostvars: Mapping[str, Any], port: int, engine: str) -> dict[str, Any]:
     """Return {"host": str, "port": int} under which a process on `engine` reaches `port` of `component`."""
-    published = hostvars[component].get("synergos_component")
+    published = hostvars[component].get("ansible_facts", {}).get("synergos_component")
     if not published:
         raise AnsibleFilterError(f"{component} has not published its container in this run: run its role first.")
     container, carrier = published["container"], hostvars[component]["synergos_engine"]

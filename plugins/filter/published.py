@@ -50,7 +50,7 @@ def published(hosts: list[str], hostvars: Mapping[str, Any], engine: str) -> dic
     placed = [host for host in hosts if host != engine and hostvars[host].get("synergos_engine") == engine]
     containers, missing = [], []
     for host in placed:
-        definition = hostvars[host].get("synergos_component")
+        definition = hostvars[host].get("ansible_facts", {}).get("synergos_component")
         if definition and definition["run"] == run_id():
             containers.append(definition["container"])
         else:
