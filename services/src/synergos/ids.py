@@ -9,7 +9,8 @@ from pydantic import StringConstraints
 
 from synergos.errors import Invalid
 
-# One path segment, never "." or "..": ids become folders of the output tree. (?!) because "$" alone would accept a trailing newline.
+# One path segment, never "." or "..": ids become folders of the output tree.
+# \\Z because "$" would accept a trailing newline.
 PATTERN = r"^(?!\.{1,2}\Z)[A-Za-z0-9_.\- ]{1,128}\Z"
 _PATTERN = re.compile(PATTERN)
 

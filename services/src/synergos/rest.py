@@ -1,0 +1,160 @@
+"""What the REST services share: the envelope of answers, readable errors, and both forms of a trailing slash."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import Match
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from synergos.errors import SynergosError
+from synergos.logs import get_logger
+
+API_VERSION = "0.1.0"
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+def _json(status: int, content: Any, headers: Mapping[str, str] | None = None) -> Response:
+    # An undefined figure (a ROC curve of one class) is null: the bare NaN of Python's encoder is not JSON.
+    body = to_json(content, inf_nan_mode="null")
+    return Response(body, status, headers, media_type="application/json")
+
+
+def success(method: str, params: Mapping[str, Any], data: Any, status: int = 200) -> Response:
+    """Answer in the envelope of the API.
+
+    Args:
+        method: `<resource>.<verb>`, for example `run.put`.
+        params: ids from the path; those that are None are left out.
+        data: object for one record, list for several.
+    """
+    given = {name: value for name, value in params.items() if value is not None}
+    envelope = {"apiVersion": API_VERSION, "success": 1, "status": status, "method": method, "params": given}
+    return _json(status, {**envelope, "data": data})
+
+
+def failure(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    """Answer with an error; `data` is always empty, so clients that wait for data go on waiting or stop at `status`."""
+    envelope = {"apiVersion": API_VERSION, "success": 0, "status": status, "message": message, "data": []}
+    return _json(status, envelope, headers)
+
+
+def create_api(title: str, lifespan: Lifespan | None = None) -> FastAPI:
+    """Return an application whose every answer, errors included, follows the API's rules. It serves no pages by itself.
+
+    Routes are declared without a trailing slash and answer with and without it. Handlers raise `SynergosError` for
+    everything that the caller is to read; anything else becomes a bare 500 and a log entry.
+    """
+    app = FastAPI(
+        title=title,
+        version=API_VERSION,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+    )
+    app.add_middleware(_Boundary)
+
+    @app.exception_handler(SynergosError)
+    async def expected(_: Request, error: SynergosError) -> Response:
+        return failure(error.status, error.message)
+
+    @app.exception_handler(RequestValidationError)
+    async def unusable(_: Request, error: RequestValidationError) -> Response:
+        for item in error.errors():
+            if item["type"] == "json_invalid":
+                return failure(400, f"The body is not JSON: {item['ctx']['error']} (character {item['loc'][-1]}).")
+        return failure(417, f"Unusable request: {describe(error.errors())}.")
+
+    @app.exception_handler(HTTPException)
+    async def unrouted(request: Request, error: HTTPException) -> Response:
+        if error.status_code == HTTPStatus.NOT_FOUND:
+            return failure(404, f"Nothing is served at {request.url.path}.")
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            allowed = ", ".join(_methods(request))
+            message = f"The method is not allowed for the requested URL: it takes {allowed}."
+            return failure(405, message, {"Allow": allowed})
+        return failure(error.status_code, str(error.detail), error.headers)
+
+    return app
+
+
+def describe(errors: Sequence[Mapping[str, Any]]) -> str:
+    """Put pydantic's findings into one sentence that names each field and what would be right there."""
+    return "; ".join(_describe(error) for error in errors[:8])
+
+
+def _describe(error: Mapping[str, Any]) -> str:
+    steps = [step for step in error["loc"] if step != "body"]
+    field = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).lstrip(".")
+    if not field:
+        if error["type"] == "value_error":
+            return str(error["ctx"]["error"])
+        return "a JSON object is needed as body, sent with 'Content-Type: application/json'"
+    if error["type"] == "missing":
+        return f"{field}: required, but missing"
+    if error["type"] == "extra_forbidden":
+        return f"{field}: unknown field"
+    if error["type"] == "value_error":
+        return f"{field}: {error['ctx']['error']}"
+    got = repr(error["input"])
+    if len(got) > 60:
+        got = got[:57] + "..."
+    text = str(error["msg"])
+    return f"{field}: {text[:1].lower()}{text[1:]}, got {got}"
+
+
+def _methods(request: Request) -> list[str]:
+    methods: set[str] = set()
+    for route in request.app.routes:
+        if route.matches(request.scope)[0] is not Match.NONE:
+            methods |= getattr(route, "methods", None) or set()
+    return sorted(methods)
+
+
+class _Boundary:
+    """Outermost layer: trailing slash, one log line per request, and no stack trace in any answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self.log = get_logger("rest")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        path = scope["path"]
+        # Answered in place: a redirect would cost every client a second request, and some would turn POST into GET.
+        scope = {**scope, "path": path.rstrip("/") or "/"}
+        status = 0
+        started = time.perf_counter()
+
+        async def watch(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watch)
+        except Exception:
+            self.log.exception("request failed", method=scope["method"], path=path)
+            if status:
+                raise
+            await failure(500, "Internal Server Error")(scope, receive, watch)
+        finally:
+            # Health checks come every few seconds and say nothing.
+            note = self.log.debug if path == "/health" else self.log.info
+            elapsed = round((time.perf_counter() - started) * 1000, 1)
+            note("request", method=scope["method"], path=path, status=status, ms=elapsed)

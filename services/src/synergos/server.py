@@ -1,0 +1,83 @@
+"""Run the HTTP servers of one process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from typing import NoReturn
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from synergos.logs import get_logger
+
+GRACE = 3
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # Several servers share the process: `serve` takes the signals for all of them.
+        yield
+
+
+def serve(apps: Sequence[tuple[ASGIApp, int]], host: str = "0.0.0.0") -> NoReturn:
+    """Serve each application on its port until SIGTERM or SIGINT, then end the process.
+
+    Running requests get a few seconds to finish. The exit code is 0 after a signal, and 1 if a port is taken or an
+    application does not start. Threads that still work (a training) are left behind: what they store is atomic.
+    """
+    log = get_logger("server")
+    try:
+        sockets = [_listen(host, port) for _, port in apps]
+    except OSError as error:
+        log.error("cannot listen", reason=str(error))
+        _exit(1)
+    servers = [
+        _Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE))
+        for app, _ in apps
+    ]
+    asyncio.run(_run(servers, sockets))
+    started = all(server.started for server in servers)
+    log.info("stopped" if started else "did not start")
+    _exit(0 if started else 1)
+
+
+async def _run(servers: Sequence[_Server], sockets: Sequence[socket.socket]) -> None:
+    def stop() -> None:
+        for server in servers:
+            server.should_exit = True
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    async with asyncio.TaskGroup() as tasks:
+        for server, listener in zip(servers, sockets, strict=True):
+            task = tasks.create_task(server.serve([listener]))
+            # One server that ends (its application failed to start) takes the others along.
+            task.add_done_callback(lambda _: stop())
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise OSError(f"port {port} of {host}: {error.strerror}") from error
+    return listener
+
+
+def _exit(code: int) -> NoReturn:
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
