@@ -30,7 +30,6 @@ lint: $(VENV)/.dev ## Linters and type checks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy plugins
-	$(BIN)/mypy services/src/synergos
 
 .PHONY: test-fast
 test-fast: lint ## What needs no Docker: linters and the plugins' unit tests
@@ -38,4 +37,16 @@ test-fast: lint ## What needs no Docker: linters and the plugins' unit tests
 
 .PHONY: test
 test: test-fast ## Everything that CI runs, Docker Engine included
+	$(BIN)/molecule test --scenario-name basic
+	$(MAKE) test-services
 	$(BIN)/pytest tests/integration
+
+.PHONY: test-services
+test-services: $(VENV)/.dev ## The services' tests and type checks, in a container with torch
+	$(BIN)/ansible-playbook tests/image.yml
+	$(BIN)/python tests/in_image.py mypy --cache-dir /tmp/mypy --config-file ../pyproject.toml src/synergos
+	$(BIN)/python tests/in_image.py python -m pytest -p no:cacheprovider tests
+
+.PHONY: test-full
+test-full: test ## make test, then benchmarks and slower sweeps
+	$(BIN)/python tests/in_image.py python /src/tests/bench/loopback.py
