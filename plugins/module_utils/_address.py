@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Addresses of a grid's network: fixed ones in the lower half of the subnet, those that Docker hands out in the upper half."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.synergos.grid.plugins.module_utils._definition import Container
+
+
+@dataclass(frozen=True)
+class Network:
+    name: str
+    subnet: ipaddress.IPv4Network
+    gateway: ipaddress.IPv4Address
+
+    @property
+    def dynamic(self) -> ipaddress.IPv4Network:
+        """The part from which Docker hands out addresses."""
+        return list(self.subnet.subnets())[1]
+
+
+def parse_network(value: Mapping[str, Any]) -> tuple[Network | None, list[str]]:
+    """Check the mapping `name`, `subnet`, `gateway` (default: the first address)."""
+    name, text = str(value.get("name")), value.get("subnet")
+    try:
+        subnet = ipaddress.IPv4Network(text)  # type: ignore[arg-type]
+    except ValueError as error:
+        return None, [f"network {name}: subnet: {error}; give an IPv4 network such as 172.18.0.0/24"]
+    if subnet.prefixlen > 29:
+        return None, [f"network {name}: subnet {subnet} is too small for fixed and dynamic addresses; use /29 or wider"]
+    try:
+        gateway = ipaddress.IPv4Address(value.get("gateway") or subnet[1])
+    except ValueError:
+        return None, [f"network {name}: gateway: expected an IPv4 address, got {value.get('gateway')!r}"]
+    network = Network(name, subnet, gateway)
+    lower = next(subnet.subnets())
+    if gateway not in lower or gateway == subnet[0]:
+        return None, [f"network {name}: gateway {gateway} must be one of {lower[1]} to {lower[-1]}"]
+    return network, []
+
+
+def check_addresses(containers: Sequence[Container], network: Network) -> list[str]:
+    """Every fixed address that cannot work, with what would."""
+    problems = []
+    holders: dict[str, str] = {}
+    lower = next(network.subnet.subnets())
+    remedy = f"give it a free address from {lower[1]} to {lower[-1]} other than the gateway"
+    for container in containers:
+        address = ipaddress.IPv4Address(container.address)
+        reason = None
+        if address not in network.subnet:
+            reason = f"is outside the subnet {network.subnet} of network {network.name}"
+        elif address == network.subnet.network_address:
+            reason = f"is the network's own address in {network.subnet}"
+        elif address == network.subnet.broadcast_address:
+            reason = f"is the broadcast address of {network.subnet}"
+        elif address == network.gateway:
+            reason = f"is the gateway of network {network.name}"
+        elif address in network.dynamic:
+            reason = f"is in {network.dynamic}, from which Docker hands out addresses"
+        elif container.address in holders:
+            reason = f"is already the address of container {holders[container.address]}"
+        if reason:
+            problems.append(f"container {container.name}: address {address} {reason}; {remedy}")
+        else:
+            holders[container.address] = container.name
+    return problems
