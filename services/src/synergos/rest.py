@@ -21,6 +21,8 @@ from synergos.logs import get_logger
 
 API_VERSION = "0.1.0"
 
+_NO_OBJECT = frozenset({"model_type", "model_attributes_type", "dict_type"})
+
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
@@ -98,6 +100,7 @@ def describe(errors: Sequence[Mapping[str, Any]]) -> str:
 def _describe(error: Mapping[str, Any]) -> str:
     steps = [step for step in error["loc"] if step != "body"]
     field = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).lstrip(".")
+    field = shorten(field, 120)
     if not field:
         if error["type"] == "value_error":
             return str(error["ctx"]["error"])
@@ -108,11 +111,13 @@ def _describe(error: Mapping[str, Any]) -> str:
         return f"{field}: unknown field"
     if error["type"] == "value_error":
         return f"{field}: {error['ctx']['error']}"
-    got = repr(error["input"])
-    if len(got) > 60:
-        got = got[:57] + "..."
-    text = str(error["msg"])
-    return f"{field}: {text[:1].lower()}{text[1:]}, got {got}"
+    text = "Input should be an object" if error["type"] in _NO_OBJECT else str(error["msg"])
+    return f"{field}: {text[:1].lower()}{text[1:]}, got {shorten(repr(error['input']))}"
+
+
+def shorten(text: str, length: int = 60) -> str:
+    """Cut what a client sent down to what a message can quote."""
+    return text if len(text) <= length else f"{text[:length]}..."
 
 
 def _methods(request: Request) -> list[str]:

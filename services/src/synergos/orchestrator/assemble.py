@@ -1,0 +1,117 @@
+"""Turns records into the jobs that an engine takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from synergos.errors import Invalid, NotFound
+from synergos.jobs import Action, Alignment, Node, Party, Tags
+from synergos.orchestrator.database import Record, Records
+from synergos.orchestrator.kinds import ALIGNMENT, EXPERIMENT, MODEL, PROJECT, REGISTRATION, RUN, TAG, Key
+
+# The one grid of this mode: every participant's node_0.
+GRID = 0
+
+
+@dataclass(frozen=True)
+class Combination:
+    """An experiment and one of its runs, ready for a `RunJob`."""
+
+    collab_id: str
+    project_id: str
+    expt_id: str
+    run_id: str
+    model: list[dict[str, Any]]
+    parameters: dict[str, Any]
+
+    @property
+    def key(self) -> Key:
+        """Ids of the run."""
+        return {name: getattr(self, name) for name in RUN.key}
+
+
+def action(records: Records, project: Key) -> Action:
+    """Return what a project does, or raise an error that says how to set it."""
+    found: Action | None = records.get(PROJECT, project).body.get("action")
+    if found is None:
+        raise Invalid(f"{PROJECT.label(project)} has no action: PUT {{'action': 'regress'}} or 'classify' to it.")
+    return found
+
+
+def parties(records: Records, project: Key) -> list[Party]:
+    """Return the registered participants with their tags and, where there is one, their alignment.
+
+    Raises:
+        Invalid: nobody is registered, or somebody has no tags.
+    """
+    registrations = records.select(REGISTRATION, collab_id=project["collab_id"], project_id=project["project_id"])
+    if not registrations:
+        raise Invalid(f"{PROJECT.label(project)} has no participants: register and tag them first.")
+    return [_party(records, registration) for registration in registrations]
+
+
+def _party(records: Records, registration: Record) -> Party:
+    participant = registration.key["participant_id"]
+    node = registration.body[f"node_{GRID}"]
+    tags = records.find(TAG, registration.key)
+    if tags is None:
+        raise Invalid(f"{REGISTRATION.label(registration.key)} has no tags: POST them first.")
+    alignment = records.find(ALIGNMENT, registration.key)
+    return Party(
+        node=Node(
+            participant_id=participant,
+            host=node["host"],
+            command_port=node["f_port"],
+            data_port=node["port"],
+            log_msgs=node["log_msgs"],
+            verbose=node["verbose"],
+        ),
+        tags=Tags.model_validate(tags.body),
+        alignment=Alignment.model_validate(alignment.body) if alignment else None,
+    )
+
+
+def aligned(found: list[Party], project: Key) -> list[Party]:
+    """Return the parties if all of them are aligned, or raise an error that names those that are not."""
+    missing = [party.node.participant_id for party in found if party.alignment is None]
+    if missing:
+        raise Invalid(
+            f"{PROJECT.label(project)} is not aligned for {', '.join(missing)}: POST its alignments first, "
+            "or send 'auto_align': false."
+        )
+    return found
+
+
+def combinations(records: Records, project: Key, expt_id: str | None, run_id: str | None) -> list[Combination]:
+    """Return the combinations in a scope, oldest experiment and run first.
+
+    Raises:
+        NotFound: a named record does not exist, or the scope holds no run.
+    """
+    records.get(PROJECT, project)
+    if expt_id is not None:
+        records.get(EXPERIMENT, {**project, "expt_id": expt_id})
+        if run_id is not None:
+            records.get(RUN, {**project, "expt_id": expt_id, "run_id": run_id})
+    found = [
+        Combination(
+            **run.key,
+            model=experiment.body["model"],
+            parameters={name: value for name, value in run.body.items() if value is not None},
+        )
+        for experiment in records.select(EXPERIMENT, **project, expt_id=expt_id)
+        for run in records.select(RUN, **experiment.key, run_id=run_id)
+    ]
+    if not found:
+        raise NotFound(f"{PROJECT.label(project)} has no run here: create an experiment and a run first.")
+    return found
+
+
+def trained(records: Records, found: list[Combination]) -> list[Combination]:
+    """Return the combinations that have a trained model; raises `NotFound` if none has."""
+    result = [combination for combination in found if records.find(MODEL, combination.key)]
+    if not result:
+        names = ", ".join(f"{combination.expt_id}/{combination.run_id}" for combination in found)
+        raise NotFound(f"No model has been trained for {names}: POST models first.")
+    return result

@@ -1,0 +1,190 @@
+"""Where records are kept: one table per kind, the ids as columns, the rest of a record as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.util import CommandError
+
+from synergos.errors import Invalid, NotFound
+from synergos.orchestrator.kinds import KINDS, Key, Kind
+
+Body = dict[str, Any]
+
+METADATA = sa.MetaData(
+    naming_convention={
+        "uq": "uq_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(referred_table_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_name)s",
+    }
+)
+
+
+def _table(kind: Kind) -> sa.Table:
+    # An id column that does not lead the unique index needs its own, or each cascade would scan the table.
+    indexed = [name for name in kind.key[1:] if any(parent.key == (name,) for parent in kind.parents)]
+    return sa.Table(
+        kind.name,
+        METADATA,
+        sa.Column("doc_id", sa.Integer, primary_key=True),
+        *(sa.Column(name, sa.String(128), nullable=False, index=name in indexed) for name in kind.key),
+        sa.Column("created_at", sa.DateTime, nullable=False),
+        sa.Column("body", sa.JSON, nullable=False),
+        sa.UniqueConstraint(*kind.key),
+        *(
+            sa.ForeignKeyConstraint(parent.key, [f"{parent.name}.{name}" for name in parent.key], ondelete="CASCADE")
+            for parent in kind.parents
+        ),
+        sqlite_autoincrement=True,
+    )
+
+
+_TABLES = {kind: _table(kind) for kind in KINDS}
+
+
+@dataclass(frozen=True)
+class Record:
+    """One stored record: ids, what the client sent, and what the server added."""
+
+    kind: Kind
+    doc_id: int
+    key: Key
+    body: Body
+    created_at: datetime = field(compare=False)
+
+
+class Records:
+    """What can be done with records inside one transaction."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+
+    def select(self, kind: Kind, **ids: str | None) -> list[Record]:
+        """Return the records that match all `ids` that are not None, oldest first."""
+        table = _TABLES[kind]
+        given = [table.c[name] == value for name, value in ids.items() if value is not None]
+        rows = self._connection.execute(sa.select(table).where(*given).order_by(table.c.doc_id)).mappings()
+        return [
+            Record(kind, row["doc_id"], {name: row[name] for name in kind.key}, row["body"], row["created_at"])
+            for row in rows
+        ]
+
+    def find(self, kind: Kind, key: Key) -> Record | None:
+        """Return the record of `key` (ids that are no part of the kind's key are ignored), or None."""
+        return next(iter(self.select(kind, **{name: key[name] for name in kind.key})), None)
+
+    def get(self, kind: Kind, key: Key) -> Record:
+        """Return the record of `key` or raise `NotFound`."""
+        record = self.find(kind, key)
+        if record is None:
+            raise NotFound(f"{kind.label(key)} does not exist.")
+        return record
+
+    def put(self, kind: Kind, key: Key, body: Body) -> Record:
+        """Store `body` as the record of `key`, in place of an older one, which keeps its `doc_id`.
+
+        Raises:
+            NotFound: a record that this one belongs to does not exist.
+        """
+        table = _TABLES[kind]
+        key = {name: key[name] for name in kind.key}
+        values = {"body": body, "created_at": datetime.now(UTC).replace(tzinfo=None, microsecond=0)}
+        old = self.find(kind, key)
+        if old is not None:
+            self._connection.execute(sa.update(table).where(table.c.doc_id == old.doc_id).values(values))
+        else:
+            for parent in kind.parents:
+                if self.find(parent, key) is None:
+                    raise NotFound(f"{parent.label(key)} does not exist: create it before its {kind.plural}.")
+            self._connection.execute(sa.insert(table).values({**key, **values}))
+        return self.get(kind, key)
+
+    def change(self, record: Record, changes: Body) -> Record:
+        """Overwrite single fields of a record."""
+        table = _TABLES[record.kind]
+        body = {**record.body, **changes}
+        self._connection.execute(sa.update(table).where(table.c.doc_id == record.doc_id).values(body=body))
+        return self.get(record.kind, record.key)
+
+    def delete(self, record: Record) -> None:
+        """Delete a record and everything that belongs to it."""
+        table = _TABLES[record.kind]
+        self._connection.execute(sa.delete(table).where(table.c.doc_id == record.doc_id))
+
+    def count(self, kind: Kind) -> int:
+        """Return the number of records."""
+        return self._connection.execute(sa.select(sa.func.count()).select_from(_TABLES[kind])).scalar_one()
+
+    def clear(self, kind: Kind) -> None:
+        """Delete all records of a kind and everything that belongs to them."""
+        self._connection.execute(sa.delete(_TABLES[kind]))
+
+
+class Database:
+    """The records of one orchestrator; safe for several threads and processes.
+
+    Args:
+        url: SQLAlchemy URL, for example `sqlite:////orchestrator/data/database.db`.
+    """
+
+    def __init__(self, url: str) -> None:
+        # As many connections as there are threads that answer requests: none waits for another's transaction to end.
+        self._engine = sa.create_engine(url, pool_size=40, max_overflow=10)
+        if self._engine.dialect.name == "sqlite":
+            sa.event.listen(self._engine, "connect", _connect_sqlite)
+            sa.event.listen(self._engine, "begin", _begin_sqlite)
+
+    def migrate(self) -> None:
+        """Bring the tables to this version's form; raises `Invalid` if a newer version made them."""
+        config = Config()
+        config.set_main_option("script_location", "synergos.orchestrator:migrations")
+        with self._writing().begin() as connection:
+            config.attributes["connection"] = connection
+            try:
+                command.upgrade(config, "head")
+            except CommandError as error:
+                raise Invalid(f"The database does not fit this version of Synergos: {error}.") from error
+
+    @contextmanager
+    def read(self) -> Iterator[Records]:
+        """Open a transaction that sees one state of all records."""
+        with self._engine.begin() as connection:
+            yield Records(connection)
+
+    @contextmanager
+    def write(self) -> Iterator[Records]:
+        """Open a transaction that stores everything or, on an exception, nothing; one at a time."""
+        with self._writing().begin() as connection:
+            yield Records(connection)
+
+    def ping(self) -> None:
+        """Raise an error if the database does not answer."""
+        with self.read() as records:
+            records.count(KINDS[0])
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    def _writing(self) -> sa.Engine:
+        return self._engine.execution_options(writing=True)
+
+
+def _connect_sqlite(connection: Any, _: Any) -> None:
+    # The driver's own transactions start too late (at the first write): `_begin_sqlite` starts them.
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "busy_timeout=30000", "foreign_keys=ON", "synchronous=NORMAL"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    # A writer takes its lock before it reads: what it read is still true when it writes.
+    writing = connection.get_execution_options().get("writing", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")

@@ -1,0 +1,47 @@
+"""The OpenAPI pages of the three phases, complete without internet."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.openapi.utils import get_openapi
+from starlette.responses import HTMLResponse, JSONResponse
+from starlette.staticfiles import StaticFiles
+from swagger_ui_bundle import swagger_ui_path  # type: ignore[import-untyped]
+
+from synergos.rest import API_VERSION
+
+_ASSETS = "/swaggerui"
+
+
+def mount_docs(app: FastAPI, phases: dict[str, APIRouter]) -> None:
+    """Serve the page and `swagger.json` of each phase (title → router) below the router's prefix."""
+    app.mount(_ASSETS, StaticFiles(directory=swagger_ui_path))
+    for title, router in phases.items():
+        _mount(app, title, router)
+
+
+def _mount(app: FastAPI, title: str, router: APIRouter) -> None:
+    description = get_openapi(title=title, version=API_VERSION, routes=router.routes)
+    for path in description["paths"].values():
+        for operation in path.values():
+            # FastAPI announces its own error, which this API never sends.
+            operation["responses"].pop("422", None)
+            operation["responses"]["default"] = {"description": "An error: {status, message, success: 0, data: []}"}
+    schemas = description["components"]["schemas"]
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+
+    @app.get(router.prefix, include_in_schema=False)
+    def page() -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url=f"{router.prefix}/swagger.json",
+            title=title,
+            swagger_js_url=f"{_ASSETS}/swagger-ui-bundle.js",
+            swagger_css_url=f"{_ASSETS}/swagger-ui.css",
+            swagger_favicon_url=f"{_ASSETS}/favicon-32x32.png",
+        )
+
+    @app.get(f"{router.prefix}/swagger.json", include_in_schema=False)
+    def openapi() -> JSONResponse:
+        return JSONResponse(description)

@@ -1,0 +1,1 @@
+"""Alembic scripts; `synergos.orchestrator.database.Database.migrate` runs them at start."""

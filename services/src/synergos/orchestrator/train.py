@@ -1,0 +1,121 @@
+"""Phase 2: agree on the data (alignments) and train (models)."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from synergos.errors import Forbidden, NotFound
+from synergos.jobs import AlignJob, Engine, TrainJob
+from synergos.orchestrator import assemble, schemas
+from synergos.orchestrator.database import Body, Database
+from synergos.orchestrator.kinds import ALIGNMENT, EXPERIMENT, MODEL, PROJECT, Key
+from synergos.orchestrator.queue import JobQueue
+from synergos.orchestrator.render import show
+from synergos.rest import success
+
+_PROJECT = "/collaborations/{collab_id}/projects/{project_id}"
+_NO_OPTIMIZATION = "Optimization is only active in a Synergos cluster, and this is a Synergos Basic or Plus."
+
+
+def create_router(database: Database, engine: Engine, queue: JobQueue) -> APIRouter:
+    """Return the routes of phase 2; a request that starts a job is answered when the job has ended."""
+    api = APIRouter(prefix="/ttp/train")
+
+    @api.get(f"{_PROJECT}/alignments")
+    def get_alignments(collab_id: str, project_id: str) -> Response:
+        project = {"collab_id": collab_id, "project_id": project_id}
+        with database.read() as records:
+            found = show(records, records.select(ALIGNMENT, **project))
+        if not found:
+            raise NotFound(f"MFA has not been performed for {PROJECT.label(project)}: POST alignments first.")
+        return success("alignments.get", project, found)
+
+    @api.post(f"{_PROJECT}/alignments", status_code=201)
+    async def post_alignments(collab_id: str, project_id: str, body: schemas.AlignmentOrder) -> Response:
+        project = {"collab_id": collab_id, "project_id": project_id}
+        data = await queue.run(lambda: align(database, engine, project, body))
+        return success("alignments.post", project, data, 201)
+
+    @api.get(f"{_PROJECT}/models/{{expt_id}}/optimizations")
+    @api.post(f"{_PROJECT}/models/{{expt_id}}/optimizations")
+    def optimizations(collab_id: str, project_id: str, expt_id: str) -> Response:
+        raise Forbidden(_NO_OPTIMIZATION)
+
+    @api.get(f"{_PROJECT}/models")
+    @api.get(f"{_PROJECT}/models/{{expt_id}}")
+    @api.get(f"{_PROJECT}/models/{{expt_id}}/{{run_id}}")
+    def get_models(collab_id: str, project_id: str, expt_id: str | None = None, run_id: str | None = None) -> Response:
+        ids = {"collab_id": collab_id, "project_id": project_id, "expt_id": expt_id, "run_id": run_id}
+        with database.read() as records:
+            found = show(records, records.select(MODEL, **ids))
+        if not found:
+            raise NotFound("Models does not exist for specified keyword filters: POST models first.")
+        return success("models.get", ids, found)
+
+    @api.post(f"{_PROJECT}/models")
+    @api.post(f"{_PROJECT}/models/{{expt_id}}")
+    @api.post(f"{_PROJECT}/models/{{expt_id}}/{{run_id}}")
+    async def post_models(
+        collab_id: str,
+        project_id: str,
+        body: schemas.Order,
+        expt_id: str | None = None,
+        run_id: str | None = None,
+    ) -> Response:
+        project = {"collab_id": collab_id, "project_id": project_id}
+        data = await queue.run(lambda: train(database, engine, project, expt_id, run_id, body))
+        return success("models.post", {**project, "expt_id": expt_id, "run_id": run_id}, data)
+
+    return api
+
+
+def align(database: Database, engine: Engine, project: Key, order: schemas.AlignmentOrder) -> list[Body]:
+    """Align a project, store the alignments and, with `auto_fix`, the experiments that changed."""
+    with database.read() as records:
+        job = AlignJob(
+            collab_id=project["collab_id"],
+            project_id=project["project_id"],
+            action=assemble.action(records, project),
+            parties=assemble.parties(records, project),
+            experiments={
+                experiment.key["expt_id"]: experiment.body["model"]
+                for experiment in records.select(EXPERIMENT, **project)
+            },
+            auto_align=order.auto_align,
+            auto_fix=order.auto_fix,
+        )
+    if not order.auto_align:
+        return []
+    result = engine.align(job)
+    with database.write() as records:
+        for participant_id, alignment in result.alignments.items():
+            records.put(ALIGNMENT, {**project, "participant_id": participant_id}, alignment.model_dump())
+        for expt_id, model in result.experiments.items():
+            experiment = records.get(EXPERIMENT, {**project, "expt_id": expt_id})
+            records.change(experiment, {"model": model})
+        return show(records, records.select(ALIGNMENT, **project))
+
+
+def train(
+    database: Database,
+    engine: Engine,
+    project: Key,
+    expt_id: str | None,
+    run_id: str | None,
+    order: schemas.Order,
+) -> list[Body]:
+    """Train every combination in the scope, one after another; each model is stored before the next begins."""
+    with database.read() as records:
+        action = assemble.action(records, project)
+        combinations = assemble.combinations(records, project, expt_id, run_id)
+        parties = assemble.parties(records, project)
+        if order.auto_align:
+            parties = assemble.aligned(parties, project)
+    data: list[Body] = []
+    for combination in combinations:
+        job = TrainJob(**vars(combination), action=action, parties=parties, auto_align=order.auto_align)
+        result = engine.train(job)
+        with database.write() as records:
+            data += show(records, [records.put(MODEL, combination.key, result.paths)])
+    return data
