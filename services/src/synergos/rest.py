@@ -121,11 +121,11 @@ def shorten(text: str, length: int = 60) -> str:
 
 
 def _methods(request: Request) -> list[str]:
-    methods: set[str] = set()
-    for route in request.app.routes:
-        if route.matches(request.scope)[0] is not Match.NONE:
-            methods |= getattr(route, "methods", None) or set()
-    return sorted(methods)
+    def served(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+
+    return [method for method in ("GET", "POST", "PUT", "PATCH", "DELETE") if served(method)]
 
 
 class _Boundary:
@@ -139,9 +139,9 @@ class _Boundary:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        path = scope["path"]
         # Answered in place: a redirect would cost every client a second request, and some would turn POST into GET.
-        scope = {**scope, "path": path.rstrip("/") or "/"}
+        path = scope["path"].rstrip("/") or "/"
+        scope = {**scope, "path": path}
         status = 0
         started = time.perf_counter()
 

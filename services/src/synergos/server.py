@@ -9,7 +9,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 import uvicorn
@@ -27,11 +28,21 @@ class _Server(uvicorn.Server):
         yield
 
 
-def serve(apps: Sequence[tuple[ASGIApp, int]], host: str = "0.0.0.0") -> NoReturn:
+def serve(
+    apps: Sequence[tuple[ASGIApp, int]],
+    host: str = "0.0.0.0",
+    started: Callable[[], None] = lambda: None,
+    stopping: Callable[[], None] = lambda: None,
+) -> NoReturn:
     """Serve each application on its port until SIGTERM or SIGINT, then end the process.
 
     Running requests get a few seconds to finish. The exit code is 0 after a signal, and 1 if a port is taken or an
     application does not start. Threads that still work (a training) are left behind: what they store is atomic.
+
+    Args:
+        apps: applications with their ports.
+        started: called in a thread of its own once all ports answer, for work that must not delay them.
+        stopping: called on the signal, before running requests are waited for.
     """
     log = get_logger("server")
     try:
@@ -43,16 +54,29 @@ def serve(apps: Sequence[tuple[ASGIApp, int]], host: str = "0.0.0.0") -> NoRetur
         _Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE))
         for app, _ in apps
     ]
-    asyncio.run(_run(servers, sockets))
-    started = all(server.started for server in servers)
-    log.info("stopped" if started else "did not start")
-    _exit(0 if started else 1)
+    signalled = asyncio.run(_run(servers, sockets, started, stopping))
+    log.info("stopped" if signalled else "did not start")
+    _exit(0 if signalled else 1)
 
 
-async def _run(servers: Sequence[_Server], sockets: Sequence[socket.socket]) -> None:
-    def stop() -> None:
+async def _run(
+    servers: Sequence[_Server],
+    sockets: Sequence[socket.socket],
+    started: Callable[[], None],
+    stopping: Callable[[], None],
+) -> bool:
+    signalled = False
+
+    def end() -> None:
         for server in servers:
             server.should_exit = True
+
+    def stop() -> None:
+        nonlocal signalled
+        if not signalled:
+            signalled = True
+            threading.Thread(target=stopping, daemon=True, name="stopping").start()
+        end()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -61,7 +85,13 @@ async def _run(servers: Sequence[_Server], sockets: Sequence[socket.socket]) -> 
         for server, listener in zip(servers, sockets, strict=True):
             task = tasks.create_task(server.serve([listener]))
             # One server that ends (its application failed to start) takes the others along.
-            task.add_done_callback(lambda _: stop())
+            task.add_done_callback(lambda _: end())
+        while not all(server.started or server.should_exit for server in servers):
+            await asyncio.sleep(0.01)
+        if not any(server.should_exit for server in servers):
+            get_logger("server").info("started", ports=[listener.getsockname()[1] for listener in sockets])
+            threading.Thread(target=started, daemon=True, name="started").start()
+    return signalled
 
 
 def _listen(host: str, port: int) -> socket.socket:

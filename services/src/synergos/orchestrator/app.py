@@ -24,7 +24,7 @@ def create_app(engine: Engine, database_url: str, job_lock: Path) -> FastAPI:
         job_lock: file that is locked while a job runs.
 
     Raises:
-        synergos.errors.Invalid: a newer version made the database.
+        synergos.errors.Invalid: the database cannot be used, or a newer version made it.
     """
     database = Database(database_url)
     database.migrate()

@@ -142,15 +142,18 @@ class Database:
             sa.event.listen(self._engine, "begin", _begin_sqlite)
 
     def migrate(self) -> None:
-        """Bring the tables to this version's form; raises `Invalid` if a newer version made them."""
+        """Bring the tables to this version's form; raises `Invalid` if that is not possible."""
         config = Config()
         config.set_main_option("script_location", "synergos.orchestrator:migrations")
-        with self._writing().begin() as connection:
-            config.attributes["connection"] = connection
-            try:
+        where = self._engine.url.render_as_string(hide_password=True)
+        try:
+            with self._writing().begin() as connection:
+                config.attributes["connection"] = connection
                 command.upgrade(config, "head")
-            except CommandError as error:
-                raise Invalid(f"The database does not fit this version of Synergos: {error}.") from error
+        except CommandError as error:
+            raise Invalid(f"The database {where} was made by another version of Synergos: {error}.") from error
+        except sa.exc.DatabaseError as error:
+            raise Invalid(f"The database {where} cannot be used: {error.orig}.") from error
 
     @contextmanager
     def read(self) -> Iterator[Records]:
