@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Action `synergos.grid.images`: gather build contexts on the control node, have the images built on the engine, show how it goes."""
+"""Action `synergos.grid.images`: gather contexts on the control node, build on the engine, show how it goes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ import shlex
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-
 from ansible_collections.synergos.grid.plugins.module_utils._errors import GridError
 from ansible_collections.synergos.grid.plugins.plugin_utils import _build_settings, _catalogue
 
@@ -28,7 +27,7 @@ class ActionModule(ActionBase):
     TRANSFERS_FILES = True
     _supports_check_mode = True
 
-    def run(self, tmp: Optional[str] = None, task_vars: Optional[dict[str, Any]] = None) -> dict[str, Any]:
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         _validation, options = self.validate_argument_spec(
             {
@@ -45,23 +44,35 @@ class ActionModule(ActionBase):
             replaced = _catalogue.replacements(definitions, options["replace"])
             # A component may name a full reference instead of an image of the catalogue.
             full = [name for name in options["required"] if "/" in name or ":" in name]
-            ordered = _catalogue.select(definitions, [name for name in options["required"] if name not in full], replaced)
+            ordered = _catalogue.select(
+                definitions, [name for name in options["required"] if name not in full], replaced
+            )
             references = _catalogue.references(definitions, ordered, replaced)
         except GridError as error:
             raise AnsibleActionFail(str(error)) from error
 
-        wanted: list[dict[str, Any]] = [{"name": reference, "reference": reference} for reference in dict.fromkeys(full)]
+        wanted: list[dict[str, Any]] = [
+            {"name": reference, "reference": reference} for reference in dict.fromkeys(full)
+        ]
         for name in ordered:
             image: dict[str, Any] = {"name": name, "reference": references[name]}
             if name not in replaced:
                 parent = definitions[name].parent
-                image |= {"build": True, "parent": references[parent] if parent else None, "root": definitions[name].root}
+                image |= {
+                    "build": True,
+                    "parent": references[parent] if parent else None,
+                    "root": definitions[name].root,
+                }
             wanted.append(image)
 
         listed = self._module({"state": "listed", "images": wanted}, variables)
         if listed.get("failed"):
             return result | listed
-        todo = [image for image in wanted if image["name"] in listed["missing"] or (options["rebuild"] and image.get("build"))]
+        todo = [
+            image
+            for image in wanted
+            if image["name"] in listed["missing"] or (options["rebuild"] and image.get("build"))
+        ]
         if todo and not self._task.check_mode:
             for image in todo:
                 image["nocache"] = options["rebuild"]
@@ -102,7 +113,12 @@ class ActionModule(ActionBase):
                     sent.append(image["context"])
             self._fixup_perms2(sent)
             progress = self._connection._shell.join_path(folder, "progress")
-            arguments = {"state": "present", "images": wanted, "progress": progress, "build_args": _build_settings.arguments()}
+            arguments = {
+                "state": "present",
+                "images": wanted,
+                "progress": progress,
+                "build_args": _build_settings.arguments(),
+            }
             job = self._start(arguments, timeout, variables)
             if "ansible_job_id" not in job:
                 return job
@@ -121,7 +137,9 @@ class ActionModule(ActionBase):
         # The time limit of a background module is the task's own keyword; it must not make Ansible poll by itself.
         self._task.async_val = timeout
         try:
-            started: dict[str, Any] = self._execute_module(module_name=MODULE, module_args=arguments, task_vars=variables, wrap_async=True)
+            started: dict[str, Any] = self._execute_module(
+                module_name=MODULE, module_args=arguments, task_vars=variables, wrap_async=True
+            )
             return started
         finally:
             self._task.async_val = waiting
@@ -139,7 +157,9 @@ class ActionModule(ActionBase):
             for position, line in enumerate(lines):
                 ended = ended or line.get("end", False)
                 newest = position + 1 == len(lines)
-                if line.get("milestone") or (newest and "text" in line and (line["image"] != last[0] or time.monotonic() - last[1] >= QUIET)):
+                if line.get("milestone") or (
+                    newest and "text" in line and (line["image"] != last[0] or time.monotonic() - last[1] >= QUIET)
+                ):
                     display.display(f"{line['image']}: {line['text']}")
                     last = (line["image"], time.monotonic())
             # A killed module writes no end: ask Ansible about it now and then.
@@ -154,5 +174,7 @@ class ActionModule(ActionBase):
     def _status(self, job: str, mode: str, variables: dict[str, Any]) -> dict[str, Any]:
         folder = self._remote_expand_user(self.get_shell_option("async_dir", default="~/.ansible_async"))
         arguments = {"jid": job, "mode": mode, "_async_dir": folder}
-        status: dict[str, Any] = self._execute_module(module_name="ansible.legacy.async_status", module_args=arguments, task_vars=variables)
+        status: dict[str, Any] = self._execute_module(
+            module_name="ansible.legacy.async_status", module_args=arguments, task_vars=variables
+        )
         return status

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from ansible_collections.synergos.grid.plugins.module_utils._errors import GridError
 
@@ -26,13 +26,16 @@ LABEL = "org.synergos.image"
 SILENT_PULL = 20  # seconds without a word from the registry, after which there is none
 SILENT_BUILD = 1800  # seconds without a line from a build step
 STEP = re.compile(r"Step (\d+/\d+) : (.*)")
+NOISE = re.compile(
+    r" ---> |Removing intermediate container|Successfully (built|tagged) |\[Warning\] One or more build-args"
+)
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Progress:
     """One JSON object a line: image, text, and whether it is worth a line in any case (milestone)."""
 
-    def __init__(self, path: Optional[str]) -> None:
+    def __init__(self, path: str | None) -> None:
         self._path = path
 
     def __call__(self, image: str, text: str, milestone: bool = False) -> None:
@@ -54,10 +57,12 @@ def connect(timeout: int = 60) -> docker.APIClient:
     except NameError:
         raise GridError("this Python has no Docker SDK (package docker, at least 7.1)") from None
     except docker.errors.DockerException as error:
-        raise GridError(f"Docker does not answer: {error}. Run the role engine first, with the right to use Docker's socket") from error
+        raise GridError(
+            f"Docker does not answer: {error}. Run the role engine first, with the right to use Docker's socket"
+        ) from error
 
 
-def find(api: docker.APIClient, reference: str) -> Optional[dict[str, Any]]:
+def find(api: docker.APIClient, reference: str) -> dict[str, Any] | None:
     """Identifier and size in bytes of a local image."""
     try:
         found = api.inspect_image(reference)
@@ -80,8 +85,10 @@ def pull(image: str, reference: str, progress: Progress) -> None:
         raise GridError(getattr(error, "explanation", None) or str(error)) from error
 
 
-def build(api: docker.APIClient, image: Mapping[str, Any], parent: str, arguments: Mapping[str, str], progress: Progress) -> None:
-    """Build one image with the classic builder and tag it; `image` has name, reference, context (a tar file) and nocache."""
+def build(
+    api: docker.APIClient, image: Mapping[str, Any], parent: str, arguments: Mapping[str, str], progress: Progress
+) -> None:
+    """Build and tag one image with the classic builder; `image` has name, reference, context (a tar file), nocache."""
     step, said, name = "", deque[str](maxlen=20), image["name"]
     try:
         with Path(image["context"]).open("rb") as file:
@@ -104,14 +111,16 @@ def build(api: docker.APIClient, image: Mapping[str, Any], parent: str, argument
                     if found:
                         step = f"step {found[1]}"
                         progress(name, f"{step}: {_short(found[2])}")
-                    elif line.strip():
+                    elif line.strip() and not NOISE.match(line):
                         said.append(line.rstrip())
                         progress(name, f"{step}: {_short(line)}")
     except (docker.errors.APIError, OSError) as error:
         raise GridError(_why(name, step, getattr(error, "explanation", None) or str(error), said)) from error
 
 
-def root(api: docker.APIClient, name: str, image: str, suite: str, work: Path, proxies: Mapping[str, str], progress: Progress) -> str:
+def root(
+    api: docker.APIClient, name: str, image: str, suite: str, work: Path, proxies: Mapping[str, str], progress: Progress
+) -> str:
     """The reference of a Debian root file system: the given image, else one made here with mmdebstrap."""
     if find(api, image):
         return image
@@ -122,7 +131,11 @@ def root(api: docker.APIClient, name: str, image: str, suite: str, work: Path, p
         pull(name, image, progress)
         return image
     except GridError as error:
-        progress(name, f"{image} cannot be pulled ({_short(str(error))}): making Debian {suite} with mmdebstrap", milestone=True)
+        progress(
+            name,
+            f"{image} cannot be pulled ({_short(str(error))}): making Debian {suite} with mmdebstrap",
+            milestone=True,
+        )
         reason = error
     _have_mmdebstrap(name, image, str(reason), progress)
     archive = work / "root.tar"
@@ -130,7 +143,7 @@ def root(api: docker.APIClient, name: str, image: str, suite: str, work: Path, p
         *("mmdebstrap", "--quiet", "--variant=minbase", "--dpkgopt=force-unsafe-io"),
         *(f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in ("man", "info", "locale", "doc")),
         "--dpkgopt=path-include=/usr/share/doc/*/copyright",
-        "--aptopt=Acquire::Languages \"none\"",
+        '--aptopt=Acquire::Languages "none"',
         # mmdebstrap takes these from the machine, and the catalogue's base image brings its own package settings.
         '--customize-hook=rm -f "$1"/etc/resolv.conf "$1"/etc/hostname "$1"/etc/machine-id',
         '--customize-hook=rm -f "$1"/etc/dpkg/dpkg.cfg.d/99mmdebstrap "$1"/etc/apt/apt.conf.d/99mmdebstrap',
@@ -148,14 +161,19 @@ def _have_mmdebstrap(name: str, image: str, reason: str, progress: Progress) -> 
         return
     remedy = f"load {image} with `docker load`, or set synergos_images.{name}.image to an image that is there"
     if not shutil.which("apt-get") or os.geteuid() != 0:
-        raise GridError(f"{image} is not on the engine and cannot be pulled ({reason}), and mmdebstrap cannot be installed here: {remedy}")
+        raise GridError(
+            f"{image} is not on the engine and cannot be pulled ({reason}), and there is no way to install mmdebstrap: "
+            f"{remedy}"
+        )
     progress(name, "installing mmdebstrap")
     install = ["apt-get", "install", "-y", "-q", "--no-install-recommends", "mmdebstrap", "debian-archive-keyring"]
     try:
         _run(["apt-get", "update", "-q"], {})
         _run(install, {"DEBIAN_FRONTEND": "noninteractive"})
     except GridError as error:
-        raise GridError(f"{image} is not on the engine and cannot be pulled ({reason}). {error}. Remedy: {remedy}") from error
+        raise GridError(
+            f"{image} is not on the engine and cannot be pulled ({reason}). {error}. Remedy: {remedy}"
+        ) from error
 
 
 def _run(command: list[str], environment: Mapping[str, str]) -> None:
@@ -173,7 +191,7 @@ def _run(command: list[str], environment: Mapping[str, str]) -> None:
         raise GridError(f"{command[0]} failed ({done.returncode}):\n{last}")
 
 
-def work_folder(progress: Optional[str]) -> str:
+def work_folder(progress: str | None) -> str:
     """Where large temporary files go: beside the contexts."""
     return str(Path(progress).parent) if progress else tempfile.gettempdir()
 

@@ -54,7 +54,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 images:
-  description: One entry per image that is there, with C(name), C(reference), C(id), C(size) in bytes, C(action) and C(seconds).
+  description:
+    - One entry per image that is there, with C(name), C(reference), C(id), C(size) in bytes, C(action) and C(seconds).
   returned: success
   type: list
   elements: dict
@@ -70,7 +71,6 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.synergos.grid.plugins.module_utils import _imagework as work
 from ansible_collections.synergos.grid.plugins.module_utils._errors import GridError
 
@@ -97,18 +97,22 @@ def listed(images: list[dict[str, Any]], tolerant: bool) -> tuple[list[dict[str,
     for image in images:
         there = work.find(api, image["reference"])
         if there:
-            found.append({"name": image["name"], "reference": image["reference"], "action": "present", "seconds": 0, **there})
+            found.append(
+                {"name": image["name"], "reference": image["reference"], "action": "present", "seconds": 0, **there}
+            )
         else:
             missing.append(image["name"])
     return found, missing
 
 
-def present(images: list[dict[str, Any]], arguments: dict[str, str], progress: work.Progress, folder: str) -> list[dict[str, Any]]:
+def present(
+    images: list[dict[str, Any]], arguments: dict[str, str], progress: work.Progress, folder: str
+) -> list[dict[str, Any]]:
     api = work.connect()
     results = []
     for image in images:
         started, name, reference = time.monotonic(), image["name"], image["reference"]
-        there, action = work.find(api, reference), "present"
+        there, action, below = work.find(api, reference), "present", None
         if not image["build"] and not there:
             action = "pulled"
             try:
@@ -116,18 +120,25 @@ def present(images: list[dict[str, Any]], arguments: dict[str, str], progress: w
             except GridError as error:
                 chosen = "" if name == reference else f" (synergos_images.{name}.image)"
                 raise GridError(
-                    f"image {reference}{chosen} is not on the engine and cannot be pulled: {error}. Load it with `docker load` or correct the name"
+                    f"image {reference}{chosen} is not on the engine and cannot be pulled: {error}. "
+                    "Load it with `docker load`, or correct the name"
                 ) from error
         elif image["build"] and (not there or image["nocache"]):
             action = "built"
-            parent = image["parent"] or work.root(api, name, **image["root"], work=Path(folder), proxies=arguments, progress=progress)
+            parent = image["parent"] or work.root(
+                api, name, **image["root"], work=Path(folder), proxies=arguments, progress=progress
+            )
             work.build(api, image, parent, arguments, progress)
+            below = work.find(api, parent)
         there = work.find(api, reference)
         if there is None:
             raise GridError(f"image {reference} was {action}, but the engine does not have it under that name")
         seconds = round(time.monotonic() - started, 1)
         if action != "present":
-            progress(name, f"{reference} {action} in {seconds:.0f} s, {there['size'] / 1e6:.0f} MB", milestone=True)
+            own = f" ({(there['size'] - below['size']) / 1e6:.1f} MB of its own)" if below else ""
+            progress(
+                name, f"{reference} {action} in {seconds:.0f} s, {there['size'] / 1e6:.0f} MB{own}", milestone=True
+            )
         results.append({"name": name, "reference": reference, "action": action, "seconds": seconds, **there})
     return results
 
@@ -148,8 +159,13 @@ def main() -> None:
     try:
         found, missing = listed(options["images"], tolerant=module.check_mode)
         if options["state"] == "present" and not module.check_mode:
-            found, missing = present(options["images"], options["build_args"], progress, work.work_folder(options["progress"])), []
-        changed = any(image["action"] != "present" for image in found) or (options["state"] == "present" and bool(missing))
+            found, missing = (
+                present(options["images"], options["build_args"], progress, work.work_folder(options["progress"])),
+                [],
+            )
+        changed = any(image["action"] != "present" for image in found) or (
+            options["state"] == "present" and bool(missing)
+        )
         module.exit_json(changed=changed, images=found, missing=missing)
     except GridError as error:
         module.fail_json(msg=str(error))

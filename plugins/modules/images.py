@@ -6,21 +6,26 @@ module: images
 short_description: Have the images of a catalogue on an engine
 version_added: 1.0.0
 description:
-  - Reads the catalogue on the control node, names every image by the hash of its content, and has those built on the engine that it lacks.
+  - Reads the catalogue on the control node, names every image by the hash of its content, and has those built that the
+    engine lacks.
   - Shows the steps of a build while they happen.
-  - The package index, the certificate authorities and the proxies of the control node are inputs of a build; no image and no name depends on them.
+  - The package index, the certificate authorities and the proxies of the control node are inputs of a build only. No
+    image keeps them and no name depends on them.
 options:
   catalogue:
     description: Folder with one folder per image, C(<name>/Dockerfile) and C(<name>/image.yml).
     type: path
     required: true
   required:
-    description: Names of the catalogue, whose parents follow, and full references, which are pulled if the engine lacks them.
+    description:
+      - Names of the catalogue, whose parents follow.
+      - Full references (with a slash or a colon), which are pulled if the engine lacks them.
     type: list
     elements: str
     required: true
   replace:
-    description: "Ready images to use instead, as C({name: {image: reference}}). They must be on the engine or a registry must have them."
+    description:
+      - "Ready images to use instead, as C({name: {image: reference}}). The engine has them or can pull them."
     type: dict
     default: {}
   rebuild:
@@ -55,7 +60,9 @@ references:
   returned: success
   type: dict
 images:
-  description: One entry per image that the engine has, with C(name), C(reference), C(id), C(size) in bytes, C(action) (present, built, pulled) and C(seconds).
+  description:
+    - One entry per image that the engine has, with C(name), C(reference), C(id), C(size) in bytes, C(action) (V(present),
+      V(built) or V(pulled)) and C(seconds).
   returned: success
   type: list
   elements: dict

@@ -17,7 +17,7 @@ MOUNTED = "/run/build"
 
 
 def files() -> dict[str, bytes]:
-    """Files for the folder build/ of a context: `pip.conf`, and `ca.crt` where the machine has certificate authorities of its own."""
+    """Files for the folder build/ of a context: `pip.conf`, and `ca.crt` where this machine has such a bundle."""
     configured = pip_settings(_pip_config_list())
     found = {}
     options = {option: configured[option] for option in PIP_OPTIONS if option in configured}
@@ -51,11 +51,15 @@ def pip_settings(lines: Iterable[str]) -> dict[str, str]:
 
 
 def _pip_config_list() -> list[str]:
-    listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False)
+    listed = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
+    )
     if listed.returncode == 0:
         return listed.stdout.splitlines()
     # This Python has no pip: what the environment says is all there is.
-    options = ((name[4:].lower().replace("_", "-"), value) for name, value in os.environ.items() if name.startswith("PIP_"))
+    options = (
+        (name[4:].lower().replace("_", "-"), value) for name, value in os.environ.items() if name.startswith("PIP_")
+    )
     return [f":env:.{option}={value!r}" for option, value in options]
 
 

@@ -9,10 +9,9 @@ import tarfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Optional
+from typing import Any
 
 import yaml
-
 from ansible_collections.synergos.grid.plugins.module_utils._errors import GridError
 
 REPOSITORY = "synergos"
@@ -20,11 +19,11 @@ REPOSITORY = "synergos"
 
 @dataclass(frozen=True)
 class Definition:
-    """One image: its parent in the catalogue, or the root file system it starts from, and the files of its build context."""
+    """One image: its parent in the catalogue or the root file system it starts from, and its build context."""
 
     name: str
-    parent: Optional[str]
-    root: Optional[dict[str, str]]
+    parent: str | None
+    root: dict[str, str] | None
     files: dict[str, bytes]
 
 
@@ -37,7 +36,9 @@ def load(folder: Path) -> dict[str, Definition]:
         raise GridError(f"{folder} holds no image: there is no <name>/image.yml")
     for definition in definitions.values():
         if definition.parent is not None and definition.parent not in definitions:
-            raise GridError(f"image {definition.name}: from: {definition.parent} is not in the catalogue, which has {_names(definitions)}")
+            raise GridError(
+                f"image {definition.name}: from: {definition.parent} is not in the catalogue ({_names(definitions)})"
+            )
     return definitions
 
 
@@ -47,7 +48,12 @@ def replacements(definitions: Mapping[str, Definition], replace: Mapping[str, An
     for name, choice in replace.items():
         if name not in definitions:
             raise GridError(f"synergos_images: there is no image {name}; the catalogue has {_names(definitions)}")
-        if not isinstance(choice, Mapping) or set(choice) != {"image"} or not isinstance(choice["image"], str) or not choice["image"]:
+        if (
+            not isinstance(choice, Mapping)
+            or set(choice) != {"image"}
+            or not isinstance(choice["image"], str)
+            or not choice["image"]
+        ):
             raise GridError(f"synergos_images.{name} must be {{image: <reference>}}, not {choice!r}")
         references[name] = choice["image"]
     return references
@@ -69,24 +75,27 @@ def select(definitions: Mapping[str, Definition], required: Iterable[str], repla
     for name in required:
         if name not in definitions:
             raise GridError(
-                f"unknown image {name}: neither in the catalogue, which has {_names(definitions)}, nor a full reference such as registry/name:tag"
+                f"unknown image {name}: neither in the catalogue ({_names(definitions)}) nor a full reference such as "
+                "registry.example.org/name:tag"
             )
         visit(name, ())
     return ordered
 
 
-def references(definitions: Mapping[str, Definition], ordered: Iterable[str], replaced: Mapping[str, str]) -> dict[str, str]:
-    """Name → reference, `ordered` parents first. A built image is named by its files and its parent's reference and nothing else."""
+def references(
+    definitions: Mapping[str, Definition], ordered: Iterable[str], replaced: Mapping[str, str]
+) -> dict[str, str]:
+    """Name → reference, for `ordered`, parents first. Only its files and its parent's reference name a built image."""
     found: dict[str, str] = {}
     for name in ordered:
         definition = definitions[name]
-        parent = found[definition.parent] if definition.parent in found else ""
+        parent = found.get(definition.parent, "")
         found[name] = replaced.get(name) or f"{REPOSITORY}/{name}:{content_hash(definition.files, parent)}"
     return found
 
 
 def content_hash(files: Mapping[str, bytes], parent: str) -> str:
-    """Twelve hexadecimal digits over paths, contents and the parent's reference; modes and times do not survive packaging."""
+    """Twelve hexadecimal digits over paths, contents and the parent's reference: modes do not survive packaging."""
     digest = hashlib.sha256(parent.encode())
     for path in sorted(files):
         digest.update(f"\0{path}\0{hashlib.sha256(files[path]).hexdigest()}".encode())
@@ -94,7 +103,7 @@ def content_hash(files: Mapping[str, bytes], parent: str) -> str:
 
 
 def context(files: Mapping[str, bytes]) -> bytes:
-    """The build context as a tar archive that is the same for the same files: Docker's layer cache looks at modes too."""
+    """The build context as a tar archive, the same for the same files: Docker's layer cache looks at modes too."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:
         for path in sorted(files):
@@ -115,7 +124,9 @@ def _definition(path: Path, base: Path) -> Definition:
         raise GridError(f"{path}: the keys are from (or root) and include, not {settings!r}")
     parent, root = settings.get("from"), settings.get("root")
     if (parent is None) == (root is None) or (root is not None and set(root) != {"image", "suite"}):
-        raise GridError(f"{path}: give either from: <image of the catalogue> or root: {{image: <reference>, suite: <Debian suite>}}")
+        raise GridError(
+            f"{path}: give either from: <image of the catalogue> or root: {{image: <reference>, suite: <Debian suite>}}"
+        )
     files = _gather(path.parent, path.parent)
     if "Dockerfile" not in files:
         raise GridError(f"image {name} has no Dockerfile")
