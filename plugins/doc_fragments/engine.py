@@ -10,7 +10,8 @@ options:
   docker_host:
     description:
       - Address of the Docker daemon, such as C(unix:///var/run/docker.sock).
-      - It must be the daemon of the machine on which the module runs, because files and folders are made on that machine.
+      - It must be the daemon of the machine on which the module runs, because files and folders are made on that
+        machine.
       - Left out, E(DOCKER_HOST) and the Docker SDK's own default count.
     type: str
 requirements:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Addresses of a grid's network: fixed ones in the lower half of the subnet, those that Docker hands out in the upper half."""
+"""Addresses of a network: fixed ones in the lower half of the subnet, those that Docker hands out in the upper half."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def parse_network(value: Mapping[str, Any]) -> tuple[Network | None, list[str]]:
     """Check the mapping `name`, `subnet`, `gateway` (default: the first address)."""
     name, text = str(value.get("name")), value.get("subnet")
     try:
-        subnet = ipaddress.IPv4Network(text)  # type: ignore[arg-type]
+        subnet = ipaddress.IPv4Network(text)
     except ValueError as error:
         return None, [f"network {name}: subnet: {error}; give an IPv4 network such as 172.18.0.0/24"]
     if subnet.prefixlen > 29:

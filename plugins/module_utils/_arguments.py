@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the modules that talk to Docker share: the option `docker_host`, and the connection it names."""
+"""What the modules that talk to Docker share: the option `docker_host`, the connection it names, the end."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.synergos.grid.plugins.module_utils._errors import GridError
@@ -23,3 +23,16 @@ def connect(module: AnsibleModule) -> Engine:
             raise
         raise GridError(missing_required_lib("docker (>=7.1,<8)")) from error
     return Engine(module.params["docker_host"])
+
+
+def finish(module: AnsibleModule, result: dict[str, Any], hidden: str = "") -> NoReturn:
+    """End the module with `result`, as a failure if it says `failed`.
+
+    Ansible adds the arguments to each result; the option `hidden`, which can hold secrets, is left out of them.
+    """
+    shown = {key: value for key, value in module.params.items() if key != hidden}
+    result["invocation"] = {"module_args": shown}
+    if result.pop("failed", False):
+        module.fail_json(**result)
+    module.exit_json(**result)
+    raise SystemExit

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What differs between a container or network as it should be and as Docker's inspect shows it, property by property."""
+"""What differs between a container or network as it should be and as Docker shows it, property by property."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ UNSET_HOST_CONFIG = (
 
 @dataclass(frozen=True)
 class Difference:
-    """`repair` is the least that puts it right: recreate, update (in place), connect, disconnect, unpause, start, restart."""
+    """`repair` is the least that helps: recreate, update (in place), connect, disconnect, unpause, start, restart."""
 
     property: str
     current: Any
@@ -47,8 +47,8 @@ def compare_container(
 ) -> list[Difference]:
     """Compare a create body with `docker inspect`.
 
-    `image` is the inspected image that the body names, None if the engine does not have it (yet); `network_id` is the id
-    of the body's network, None if it does not exist or will be made anew.
+    `image` is the inspected image that the body names, None if the engine does not have it (yet); `network_id` is the
+    id of the body's network, None if it does not exist or will be made anew.
     """
     found = []
     if image is None or inspected["Image"] != image["Id"]:
@@ -133,7 +133,7 @@ def _settings(
 
 
 def _limits(desired: Mapping[str, Any], current: Mapping[str, Any]) -> Iterator[Difference]:
-    """What `docker update` can change while the container runs, unless a limit is to be lifted: 0 means "as it is" there."""
+    """What `docker update` can change in place, unless a limit is to be lifted: there 0 means "as it is"."""
     for name, key in (("memory", "Memory"), ("cpus", "NanoCpus"), ("pids", "PidsLimit")):
         is_now = max(current.get(key) or 0, 0)  # no limit is null, 0 or -1
         if is_now != desired[key]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -108,8 +108,8 @@ class Container:
 def parse(definitions: Sequence[Any]) -> tuple[list[Container], list[str]]:
     """Check container definitions.
 
-    Returns the containers that are well formed, in the order given, and every problem found, one sentence each, beginning
-    with the container and the field.
+    Returns the containers that are well formed, in the order given, and every problem found, one sentence each,
+    beginning with the container and the field.
     """
     containers: list[Container] = []
     problems: list[str] = []
@@ -128,6 +128,20 @@ def parse(definitions: Sequence[Any]) -> tuple[list[Container], list[str]]:
             )
         seen.add(container.name)
     return containers, problems
+
+
+def parse_mounts(volumes: Any, files: Any) -> tuple[tuple[Volume, ...], tuple[File, ...], list[str]]:
+    """Check `volumes` and `files` outside a container definition; the last item returned is every problem found."""
+    problems: list[str] = []
+    fields = _Fields({"volumes": volumes, "files": files}, "command", "", problems)
+    return fields.items("volumes", _volume), fields.items("files", _file), problems
+
+
+def secret_texts(files: Iterable[File]) -> set[str]:
+    """Content of secret files, to be blanked out wherever it might show up (a log line, an error)."""
+    secrets = (text for file in files if file.secret for text in (file.content, file.content.strip()))
+    # Very short ones would blank out ordinary words.
+    return {text for text in secrets if len(text) >= 6}
 
 
 class _Fields:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,8 +64,8 @@ class Engine:
         except docker.errors.DockerException as error:
             where = settings.get("base_url", "its usual socket")
             raise Unreachable(
-                f"Docker does not answer at {where} ({_root(error)}); start it (role engine), or correct docker_host, and see "
-                "that this user may use it"
+                f"Docker does not answer at {where} ({_root(error)}); start it (role engine), or correct docker_host, "
+                "and see that this user may use it"
             ) from error
         major, _dot, minor = self._api.api_version.partition(".")
         self.api_version = (int(major), int(minor))
@@ -98,7 +98,7 @@ class Engine:
                 api_version=self.api_version,
             )
 
-    def settle(self, there: Snapshot, healths: Iterable[str], parallel: int) -> None:
+    def settle(self, there: Snapshot, healths: Collection[str], parallel: int) -> None:
         """Run the check of each inspected container whose health is one of `healths`; if it passes, note it as healthy.
 
         Docker runs a check at long intervals only: a container counts as `starting` long after it has answered, and as
@@ -131,19 +131,18 @@ class Engine:
         return next((n["Id"] for n in _call(self._api.networks, names=[name]) if n["Name"] == name), None)
 
     def log_tail(self, name: str, lines: int) -> str:
-        return str(_call(self._api.logs, name, tail=lines).decode(errors="replace"))
+        log: Any = _call(self._api.logs, name, tail=lines)
+        return str(log.decode(errors="replace"))
 
-    def output(self, name: str) -> tuple[str, str]:
+    def written(self, name: str) -> tuple[str, str]:
         """All that a container wrote to stdout and to stderr."""
-        out, err = (
-            _call(self._api.logs, name, stdout=stdout, stderr=not stdout).decode(errors="replace")
-            for stdout in (True, False)
-        )
-        return out, err
+        out: Any = _call(self._api.logs, name, stdout=True, stderr=False)
+        err: Any = _call(self._api.logs, name, stdout=False, stderr=True)
+        return out.decode(errors="replace"), err.decode(errors="replace")
 
     # Containers
 
-    def create(self, name: str, body: Mapping[str, Any]) -> str:
+    def create(self, name: str | None, body: Mapping[str, Any]) -> str:
         return str(_call(self._api.create_container_from_config, dict(body), name)["Id"])
 
     def start(self, name: str) -> None:
@@ -179,7 +178,7 @@ class Engine:
         # The SDK's own call knows neither NanoCpus nor PidsLimit.
         self._post(f"/containers/{name}/update", limits)
 
-    def wait(self, name: str, timeout: float) -> int:
+    def wait(self, name: str, timeout: int) -> int:
         """Exit code of a container, once it ends."""
         try:
             return int(self._api.wait(name, timeout=timeout)["StatusCode"])
@@ -269,8 +268,8 @@ class Engine:
         except OSError as error:
             self.remove_volume(name)  # kept, it would look finished to the next run
             raise GridError(
-                f"volume {name}: its folder {folder} cannot be given to {owner[0]}:{owner[1]} ({error.strerror}); run with "
-                "become on the engine's own machine, or leave `owner` out"
+                f"volume {name}: its folder {folder} cannot be given to {owner[0]}:{owner[1]} ({error.strerror}); "
+                "run with become on the engine's own machine, or leave `owner` out"
             ) from error
 
     def remove_volume(self, name: str) -> None:
@@ -279,7 +278,9 @@ class Engine:
 
     def _post(self, path: str, body: Mapping[str, Any], **options: Any) -> requests.Response:
         options.setdefault("timeout", CALL_TIMEOUT)
-        response = self._api.post(f"{self._api.base_url}/v{self._api.api_version}{path}", json=dict(body), **options)
+        response: requests.Response = self._api.post(
+            f"{self._api.base_url}/v{self._api.api_version}{path}", json=dict(body), **options
+        )
         if response.status_code >= 400:
             raise DaemonError(_message(response))
         return response

@@ -118,7 +118,7 @@ class Plan:
 
 def summary_name(summary: Mapping[str, Any]) -> str:
     # Links add names with a second slash.
-    return next((name[1:] for name in summary["Names"] if name.count("/") == 1), summary["Id"][:12])
+    return str(next((name[1:] for name in summary["Names"] if name.count("/") == 1), summary["Id"][:12]))
 
 
 def grid_of(thing: Mapping[str, Any]) -> str | None:
@@ -171,15 +171,16 @@ class _Planner:
             for name in container.depends_on:
                 if name not in known:
                     self.problem(
-                        f"container {container.name}: depends_on names {name}, which is no container of this grid on this "
-                        f"engine; known are {', '.join(sorted(known))}"
+                        f"container {container.name}: depends_on names {name}, which is no container of this grid "
+                        f"on this engine; known are {', '.join(sorted(known))}"
                     )
         graph = {c.name: [d for d in c.depends_on if d in self.desired] for c in self.request.containers}
         try:
             return [self.desired[name] for name in graphlib.TopologicalSorter(graph).static_order()]
         except graphlib.CycleError as error:
             self.problem(
-                f"containers depend on each other in a circle: {' -> '.join(reversed(error.args[1]))}; remove one depends_on"
+                f"containers depend on each other in a circle: {' -> '.join(reversed(error.args[1]))}; remove one "
+                "depends_on"
             )
             return list(self.request.containers)
 
@@ -189,9 +190,10 @@ class _Planner:
             name = summary_name(summary)
             if name in self.desired and name not in self.own:
                 self.problem(
-                    f"container {name}: the name is taken by a container {self.belongs(summary)} (image {summary['Image']}, "
-                    f"{summary.get('Status') or summary['State']}); remove or rename it yourself (docker rename {name} …), "
-                    "or give this one another name"
+                    f"container {name}: the name is taken by a container {self.belongs(summary)} (image "
+                    f"{summary['Image']}, "
+                    f"{summary.get('Status') or summary['State']}); remove or rename it yourself (docker rename "
+                    f"{name} …), or give this one another name"
                 )
         for name in sorted({v.source for c in self.desired.values() for v in c.volumes if v.type == "volume"}):
             for existing in self.there.volumes:
@@ -211,7 +213,8 @@ class _Planner:
                 self.plan.networks.append(_removal("network", network["Name"], "present"))
         if len(same_name) > 1:
             self.problem(
-                f"network {wanted.name}: {len(same_name)} networks have this name; remove all but one (docker network rm ID)"
+                f"network {wanted.name}: {len(same_name)} networks have this name; remove all but one (docker "
+                "network rm ID)"
             )
             return None
         if not same_name:
@@ -223,7 +226,8 @@ class _Planner:
         if grid_of(network) != self.request.grid:
             self.problem(
                 f"network {wanted.name}: the name is taken by a network {self.belongs(network)} "
-                f"({', '.join(_subnets(network))}); remove it yourself (docker network rm {wanted.name}), or use another name"
+                f"({', '.join(_subnets(network))}); remove it yourself (docker network rm {wanted.name}), or use "
+                "another name"
             )
             return None
         for name, endpoint in attached(self.there, network):
@@ -274,7 +278,8 @@ class _Planner:
         for address in self.machine.addresses if not routes else ():
             if address in wanted.subnet and not any(address in taken for taken in docker_ranges):
                 self.problem(
-                    f"network {wanted.name}: subnet {wanted.subnet} holds {address}, an address of this machine; {remedy}"
+                    f"network {wanted.name}: subnet {wanted.subnet} holds {address}, an address of this machine; "
+                    f"{remedy}"
                 )
 
     def ports(self) -> None:
@@ -309,14 +314,16 @@ class _Planner:
                 elif mount.match is not None:
                     if not self.machine.expand(mount.source, mount.match):
                         self.absent_source(
-                            f"{where}: no folder of the engine matches {mount.source}/{mount.match}; make it, or correct the pattern"
+                            f"{where}: no folder of the engine matches {mount.source}/{mount.match}; make it, or "
+                            "correct the pattern"
                         )
                 elif mount.source not in self.plan.folders and self.machine.missing_folder(mount.source):
                     if mount.owner:
                         self.plan.folders[mount.source] = mount.owner
                     else:
                         self.absent_source(
-                            f"{where}: the engine has no folder {mount.source}; make it, or give `owner` to have it made"
+                            f"{where}: the engine has no folder {mount.source}; make it, or give `owner` to have "
+                            "it made"
                         )
 
     def named_volume(self, mount: Volume, where: str, owners: dict[str, str]) -> None:
@@ -408,8 +415,8 @@ class _Planner:
         else:
             names = ", ".join(sorted(self.request.images)) or "none"
             self.problem(
-                f"container {container.name}: image {reference} is neither in the image catalogue (names: {names}) nor on "
-                "this engine; correct the name, or load the image"
+                f"container {container.name}: image {reference} is neither in the image catalogue (names: {names}) "
+                "nor on this engine; correct the name, or load the image"
             )
 
     def mounts(self, container: Container) -> list[dict[str, Any]]:
@@ -447,13 +454,13 @@ class _Planner:
         for name, _endpoint in attached(self.there, network):
             if name not in self.own:
                 self.problem(
-                    f"network {network['Name']}: {why}, but container {name} ({self.belongs(self.summary(name))}) is on it; "
-                    f"disconnect that one (docker network disconnect {network['Name']} {name})"
+                    f"network {network['Name']}: {why}, but container {name} ({self.belongs(self.summary(name))}) "
+                    f"is on it; disconnect that one (docker network disconnect {network['Name']} {name})"
                 )
             elif name not in self.desired and name not in self.leaving:
                 self.problem(
-                    f"network {network['Name']}: {why}, but container {name} of this grid, which this run leaves alone, is on "
-                    "it; run with all components"
+                    f"network {network['Name']}: {why}, but container {name} of this grid, which this run leaves "
+                    "alone, is on it; run with all components"
                 )
 
     def belongs(self, thing: Mapping[str, Any]) -> str:

@@ -49,7 +49,8 @@ class State:
             handle = (self.folder / "lock").open("w")
         except OSError as error:
             raise GridError(
-                f"state folder {self.folder}: {error.strerror}; run with become, or set state_dir to a folder this user may write"
+                f"state folder {self.folder}: {error.strerror}; run with become, or set state_dir to a folder this "
+                "user may write"
             ) from error
         with handle:
             try:
@@ -94,21 +95,27 @@ class State:
         return not Path(path).is_dir()
 
     def make_folder(self, path: str, owner: tuple[int, int]) -> None:
-        """Make a folder with its parents and record each, so that teardown can remove exactly these."""
+        """Make a folder with its parents and record each, so that teardown can remove exactly these.
+
+        Parents get the owner of the folder that they are made in.
+        """
         missing = [Path(path)]
         while not missing[-1].parent.exists():
             missing.append(missing[-1].parent)
+        above = missing[-1].parent.stat()
         for folder in reversed(missing):
-            kind = "content" if folder == missing[0] else "parent"
+            kind, (user, group) = "parent", (above.st_uid, above.st_gid)
+            if folder == missing[0]:
+                kind, (user, group) = "content", owner
             try:
                 folder.mkdir()
                 status = folder.stat()
                 self._record({**self._recorded(), str(folder): [status.st_dev, status.st_ino, kind]})
-                if (status.st_uid, status.st_gid) != owner:
-                    os.chown(folder, *owner)
+                if (status.st_uid, status.st_gid) != (user, group):
+                    os.chown(folder, user, group)
             except OSError as error:
                 raise GridError(
-                    f"folder {folder}: {error.strerror} (owner {owner[0]}:{owner[1]}); run with become, or make it yourself"
+                    f"folder {folder}: {error.strerror} (owner {user}:{group}); run with become, or make it yourself"
                 ) from error
 
     def folders(self) -> list[str]:
@@ -168,7 +175,7 @@ class State:
     def _replace(target: Path, content: str, mode: int) -> None:
         fresh = target.with_name(f".{target.name}.new")
         fresh.unlink(missing_ok=True)
-        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as handle:
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as handle:
             handle.write(content)
         fresh.chmod(mode)
         fresh.replace(target)

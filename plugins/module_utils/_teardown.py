@@ -38,8 +38,8 @@ class Teardown:
             if foreign:
                 name = network["Name"]
                 self.remains.append(
-                    f"network {name}: containers that are not of this grid are on it: {', '.join(foreign)}; disconnect them "
-                    f"(docker network disconnect {name} …) and run again"
+                    f"network {name}: containers that are not of this grid are on it: {', '.join(foreign)}; "
+                    f"disconnect them (docker network disconnect {name} …) and run again"
                 )
             else:
                 networks[network["Name"]] = network["Id"]
@@ -96,6 +96,6 @@ class Teardown:
     def _state_folder(self, keep_record: bool, check_mode: bool) -> None:
         try:
             if self.state.clear(keep_record, check_mode):
-                self.removed.append(f"folder {self.state.folder}")
+                self.removed.append(f"{'files below' if keep_record else 'folder'} {self.state.folder}")
         except OSError as error:
             self.remains.append(f"folder {self.state.folder}: {error}")

@@ -10,10 +10,11 @@ version_added: 1.0.0
 description:
   - Takes the whole desired state of one engine (network, files, folders, volumes, containers), reads the daemon once,
     computes the difference and acts on it, in parallel where the order of dependencies allows.
-  - A container counts as started when its health check passes. The module runs the check itself at short intervals and does
-    not wait for Docker's own.
-  - Existing containers are compared property by property with what Docker reports. A container that was stopped, paused,
-    killed, removed, edited, disconnected or made anew by hand is repaired with the least that puts it right; others are left alone.
+  - A container counts as started when its health check passes. The module runs the check itself at short intervals and
+    does not wait for Docker's own.
+  - Existing containers are compared property by property with what Docker reports. A container that was stopped,
+    paused, killed, removed, edited, disconnected or made anew by hand is repaired with the least that puts it right;
+      others are left alone.
   - Everything is checked before anything is changed, and every problem is reported with the name of the holder.
   - Only objects that carry the label C(org.synergos.grid) with the name of this grid are ever changed or removed.
 extends_documentation_fragment: synergos.grid.engine
@@ -25,8 +26,8 @@ options:
   state:
     description:
       - V(present) makes the engine carry the grid as described.
-      - V(absent) removes every container, network and volume with the grid's label, the folders that the grid made and its
-        state folder. It goes on after errors and reports what remains.
+      - V(absent) removes every container, network and volume with the grid's label, the folders that the grid made and
+        its state folder. It goes on after errors and reports what remains.
     type: str
     choices: [present, absent]
     default: present
@@ -54,18 +55,20 @@ options:
         C(ulimits) maps names to numbers. C(user), C(hostname) and C(stop_signal) are texts.
       - C(aliases) are further names of the container on the network.
       - C(ports) is a list of mappings with C(container), C(host), C(address) (V(127.0.0.1) by default) and C(protocol).
-      - C(volumes) is a list of mappings with C(type) (V(volume) or V(bind)), C(source), C(target), C(read_only), C(owner)
-        (C(uid:gid); a missing folder is made with this owner, the root of a fresh volume gets it) and, for a bind, C(match).
+      - C(volumes) is a list of mappings with C(type) (V(volume) or V(bind)), C(source), C(target), C(read_only),
+        C(owner) (C(uid:gid); a missing folder is made with this owner, the root of a fresh volume gets it) and, for a
+          bind, C(match).
         Every folder below C(source) that fits the pattern C(match) is mounted at the same path below C(target).
-      - C(files) is a list of mappings with C(path), C(content), C(mode) (V("0444") by default) and C(secret). A file is written
-        to the state folder and mounted read-only. Changed content restarts only the containers that use it. The content of a
+      - C(files) is a list of mappings with C(path), C(content), C(mode) (V("0444") by default) and C(secret). A file is
+        written to the state folder and mounted read-only. Changed content restarts only the containers that use it. The
+          content of a
         file with C(secret=true) is never shown.
       - C(health) has C(test) (a command and its arguments, run in the container without a shell) and, in seconds,
         C(interval), C(timeout), C(start_period) and C(start_interval) (used by engines that know it), and C(retries).
       - C(depends_on) lists containers that are started, and healthy if they have a check, before this one starts.
       - C(resources) has C(memory), C(cpus), C(pids) and C(shm).
-      - C(read_only), C(cap_add), C(cap_drop), C(security_opt), C(restart) (V(unless-stopped) by default) and C(stop_timeout)
-        mean what they mean to Docker.
+      - C(read_only), C(cap_add), C(cap_drop), C(security_opt), C(restart) (V(unless-stopped) by default) and
+        C(stop_timeout) mean what they mean to Docker.
       - C(reset) is a command that deletes what runs produced. It is kept as a label.
     type: list
     elements: dict
@@ -76,8 +79,8 @@ options:
     default: {}
   state_dir:
     description:
-      - Folder on the engine. Files that containers mount, and the record of folders that the grid made, live in a folder of the
-        grid's name below it.
+      - Folder on the engine. Files that containers mount, and the record of folders that the grid made, live in a
+        folder of the grid's name below it.
     type: path
     default: /var/lib/synergos
   complete:
@@ -102,8 +105,9 @@ options:
 attributes:
   check_mode:
     description:
-      - Nothing is changed. On a machine that is still bare, an image of O(images) that is missing is announced as to be built, missing folders become
-        warnings, and a Docker daemon that does not answer is taken for one that holds nothing.
+      - Nothing is changed. On a machine that is still bare, an image of O(images) that is missing is announced as to be
+        built, missing folders become warnings, and a Docker daemon that does not answer is taken for one that holds
+          nothing.
     support: full
   diff_mode:
     description: Shows what differs. The content of secret files is not shown.
@@ -199,8 +203,8 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.synergos.grid.plugins.module_utils import _host
 from ansible_collections.synergos.grid.plugins.module_utils._address import parse_network
-from ansible_collections.synergos.grid.plugins.module_utils._arguments import DOCKER_HOST, connect
-from ansible_collections.synergos.grid.plugins.module_utils._definition import parse
+from ansible_collections.synergos.grid.plugins.module_utils._arguments import DOCKER_HOST, connect, finish
+from ansible_collections.synergos.grid.plugins.module_utils._definition import parse, secret_texts
 from ansible_collections.synergos.grid.plugins.module_utils._errors import GridError
 from ansible_collections.synergos.grid.plugins.module_utils._plan import (
     Machine,
@@ -239,17 +243,13 @@ def main() -> None:
         supports_check_mode=True,
         no_log=True,  # the log of invocations would hold the content of secret files
     )
-    # Ansible adds the arguments to the result; those of secret files must not be among them.
-    shown = {key: value for key, value in module.params.items() if key != "containers"}
-    module.no_log_values.update(_secrets(module.params["containers"]))
+    containers, _problems = parse(module.params["containers"])
+    module.no_log_values.update(secret_texts(file for container in containers for file in container.files))
     try:
         result = absent(module) if module.params["state"] == "absent" else present(module)
     except GridError as error:
         result = {"failed": True, "msg": str(error)}
-    result["invocation"] = {"module_args": shown}
-    if result.pop("failed", False):
-        module.fail_json(**result)
-    module.exit_json(**result)
+    finish(module, result, hidden="containers")
 
 
 def present(module: AnsibleModule) -> dict[str, Any]:
@@ -345,14 +345,6 @@ def machine(state: State) -> Machine:
         addresses=_host.addresses(),
         why_unusable=_host.why_unusable,
     )
-
-
-def _secrets(definitions: list[Any]) -> set[str]:
-    """Content of secret files, for Ansible to blank out wherever it might show up (a log line, an error)."""
-    containers, _problems = parse(definitions)
-    files = [file for container in containers for file in container.files if file.secret]
-    # Very short ones would blank out ordinary words.
-    return {text for file in files for text in (file.content, file.content.strip()) if len(text) >= 6}
 
 
 def _refused(problems: list[str]) -> dict[str, Any]:
