@@ -46,9 +46,7 @@ def socket_path() -> str:
     """The local daemon's socket; DOCKER_HOST may name another one."""
     host = os.environ.get("DOCKER_HOST", "")
     if host and not host.startswith("unix://"):
-        raise GridError(
-            f"DOCKER_HOST is {host}: unset it, and put an engine on another machine into the inventory with a connection"
-        )
+        raise GridError(f"DOCKER_HOST is {host}: unset it, and put an engine on another machine into the inventory")
     return host[len("unix://") :] or SOCKET
 
 

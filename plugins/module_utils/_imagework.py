@@ -65,7 +65,7 @@ def connect(timeout: int = 60) -> docker.APIClient:
 def find(api: docker.APIClient, reference: str) -> dict[str, Any] | None:
     """Identifier and size in bytes of a local image."""
     try:
-        found = api.inspect_image(reference)
+        found = api.inspect_image(reference)  # type: ignore[no-untyped-call]  # as types-docker has it
     except docker.errors.ImageNotFound:
         return None
     return {"id": found["Id"], "size": found["Size"]}

@@ -143,7 +143,7 @@ def undo(daemon: _dockerd.Daemon, path: Path, previous: str | None, ran: bool) -
 def refuse_older(version: str, minimum: str) -> None:
     if _dockerd.older(version, minimum):
         raise GridError(
-            f"Docker Engine {version} is older than {minimum}: upgrade it, or remove it and let the role engine install one"
+            f"Docker Engine {version} is older than {minimum}: upgrade it, or remove it and run the role engine"
         )
 
 

@@ -89,7 +89,7 @@ def references(
     found: dict[str, str] = {}
     for name in ordered:
         definition = definitions[name]
-        parent = found.get(definition.parent, "")
+        parent = found.get(definition.parent or "", "")
         found[name] = replaced.get(name) or f"{REPOSITORY}/{name}:{content_hash(definition.files, parent)}"
     return found
 
