@@ -1,0 +1,1 @@
+"""A participant's node: prepares its own data, tells the orchestrator its shape, and keeps its rows to itself."""
