@@ -1,0 +1,139 @@
+"""The worker's data port: Flower messages over HTTP, each session behind its own token."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import threading
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from synergos.errors import NotFound, SynergosError
+from synergos.federation import codec, identity
+from synergos.federation.sessions import Session, Sessions
+from synergos.logs import get_logger
+
+TYPES = ("train", "evaluate", "query")
+
+
+class TooLarge(SynergosError):
+    """A body over the limit."""
+
+    status = 413
+
+
+class Unauthorised(SynergosError):
+    """No token, or one that opens nothing here."""
+
+    status = 401
+
+
+class _Desk:
+    """Answers the messages of one session, one at a time, and each only once.
+
+    A message's identity is its type and round. Its reply is kept until the next message: whoever asks again, because
+    the connection broke, gets the same reply and nothing is trained twice. A repetition that arrives while the first
+    is in work waits for it.
+    """
+
+    def __init__(self, session: Session, sessions: Sessions) -> None:
+        self._session, self._sessions = session, sessions
+        self._lock = threading.Lock()
+        self._last: tuple[tuple[str, int], bytes] | None = None
+        self._app: ClientApp | None = None
+
+    def answer(self, raw: bytes) -> bytes:
+        head, content = codec.decode(raw)
+        kind, number, node = head.get("type"), head.get("round"), head.get("node")
+        if kind not in TYPES or type(number) is not int or number < 0 or type(node) is not int or node < 1:
+            raise codec.Malformed(f"A message has a type ({', '.join(TYPES)}), a round and a node.")
+        with self._lock:
+            if self._last is None or self._last[0] != (kind, number):
+                # The earlier reply is let go before the next is made: with large models only one fits.
+                self._last = None
+                self._last = (kind, number), self._work(kind, node, content)
+            return self._last[1]
+
+    def _work(self, kind: str, node: int, content: RecordDict) -> bytes:
+        if not self._is_open():
+            raise NotFound("The session was closed.")
+        if self._app is None:
+            from synergos.federation.client import client_app  # here, because it brings torch
+
+            self._app = client_app(self._session, self._is_open)
+        message = Message(content, dst_node_id=node, message_type=kind)
+        context = Context(run_id=1, node_id=node, node_config={}, state=RecordDict(), run_config={})
+        return codec.encode({}, self._app(message, context).content)
+
+    def _is_open(self) -> bool:
+        try:
+            return self._sessions.get(self._session.key) is self._session
+        except NotFound:
+            return False
+
+
+def create_app(sessions: Sessions) -> FastAPI:
+    """Return the data port over `sessions`.
+
+    `POST /v1/message` takes a message of `synergos.federation.codec` whose head is {type, round, node}, with
+    `Authorization: Bearer <token of the session>`, and answers with a message. Errors are JSON {message}: 400
+    unreadable, 401 unknown token, 404 session closed meanwhile, 413 too large, 417 cannot be trained, 500 a defect.
+    """
+    identity.adopt()
+    app = FastAPI(openapi_url=None)
+    log = get_logger("port")
+
+    @app.exception_handler(SynergosError)
+    async def explain(_: Request, error: SynergosError) -> JSONResponse:
+        return JSONResponse({"message": error.message}, status_code=error.status)
+
+    @app.get("/health")
+    async def health() -> dict[str, Any]:
+        return {"status": "ok"}
+
+    @app.post("/v1/message")
+    async def message(request: Request) -> Response:
+        session = _authorise(request, sessions)
+        raw = await _body(request)
+        desk = session.state.setdefault("desk", _Desk(session, sessions))
+        try:
+            reply = await asyncio.to_thread(desk.answer, raw)
+        except SynergosError:
+            raise
+        except Exception:
+            log.exception("message failed", session="/".join(session.key))
+            return JSONResponse({"message": "The worker failed; its log tells why."}, status_code=500)
+        return Response(reply, media_type=codec.MEDIA_TYPE)
+
+    return app
+
+
+def _authorise(request: Request, sessions: Sessions) -> Session:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    found = None
+    if scheme.lower() == "bearer" and token:
+        for key in sessions.keys():  # noqa: SIM118 (no mapping)
+            try:
+                session = sessions.get(key)
+            except NotFound:
+                continue
+            if hmac.compare_digest(session.token.encode(), token.encode()):
+                found = session
+    if found is None:
+        raise Unauthorised("No session is open for this token: initialise first.")
+    return found
+
+
+async def _body(request: Request) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > codec.MAX_MESSAGE:
+            raise TooLarge(f"A message has at most {codec.MAX_MESSAGE} bytes.")
+        parts.append(part)
+    return b"".join(parts)
