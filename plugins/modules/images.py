@@ -61,8 +61,8 @@ references:
   type: dict
 images:
   description:
-    - One entry per image that the engine has, with C(name), C(reference), C(id), C(size) in bytes, C(action) (V(present),
-      V(built) or V(pulled)) and C(seconds).
+    - One entry per image that the engine has, with C(name), C(reference), C(id), C(size) in bytes, C(action) and
+      C(seconds). C(action) is V(present), V(built) or V(pulled).
   returned: success
   type: list
   elements: dict
