@@ -43,7 +43,7 @@ def _reset(outputs: Path, dry_run: bool) -> int:
     from synergos.worker.projects import produced, reset
 
     if not dry_run and (busy := _busy()):
-        print(f"The worker is busy ({busy}): wait until its jobs are done.", file=sys.stderr)
+        print(f"The worker is busy ({busy}): wait for its jobs, or restart it if nobody uses it.", file=sys.stderr)
         return 1
     try:
         for path in produced(outputs):

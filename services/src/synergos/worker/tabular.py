@@ -49,7 +49,7 @@ class Table(Prepared):
 def load(root: Path, tags: Tags, action: Action) -> dict[Meta, Table]:
     """Read and prepare every set that `tags` name.
 
-    Empty cells are completed by models fitted on the training rows. Rows without a label are left out of `train` and
+    Empty cells are completed from the nearest training rows. Rows without a label are left out of `train` and
     `evaluate` and kept in `predict`; no other row is ever dropped.
 
     Args:
@@ -251,6 +251,9 @@ def _prepare(raw: _Raw, imputer: Imputer, trained: set[str], action: Action, met
     X, names = _numbers(features)
     y, labels = _labels(raw.frame, action)
     frame = features if LABEL not in raw.frame else features.assign(**{LABEL: raw.frame[LABEL]})
+    frame = frame.astype(
+        {name: np.int64 for name in frame if raw.schema[name] in _INTEGERS and frame[name].notna().all()}
+    )
     return Table(
         action=action,
         features=names,

@@ -1,0 +1,293 @@
+"""Preparation of tables: what comes out of good files, and what is said about bad ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Write
+from heart import HEART, heart
+
+from synergos.errors import Invalid
+from synergos.jobs import Layout, Spacers, Tags
+from synergos.worker.prepared import align
+from synergos.worker.tabular import Table, load
+
+SIMPLE = {"a": "float64", "c": "category", "target": "category"}
+
+
+def test_one_hot_columns_are_sorted_and_rows_are_kept(root: Path, write: Write) -> None:
+    csv = "c,target,a\nM,1,5\nF,0,6\nF,0,6\nI,1,7\n"
+    table = load(root, Tags(train=[write("d/train", csv, SIMPLE)]), "classify")["train"]
+    assert table.features == ["a", "c_F", "c_I", "c_M"]
+    assert table.X.tolist() == [[5, 0, 0, 1], [6, 1, 0, 0], [6, 1, 0, 0], [7, 0, 1, 0]]
+    assert (table.labels, table.y.tolist()) == (["target_0", "target_1"], [[0, 1], [1, 0], [1, 0], [0, 1]])
+    assert list(table.rows) == [("d/train/data.csv", row) for row in range(4)]
+    assert table.metadata == {
+        "src_count": 4,
+        "_type": "tabular",
+        "features": {
+            "cat_variables": {"c": {"datatype": "category", "count": 4, "labels": ["F", "I", "M"], "unique": 3}},
+            "num_variables": {"a": {"datatype": "float64", "count": 4, "mean": 6.0, "std": np.sqrt(0.5)}},
+            "misc_variables": {},
+        },
+        "dropped_count": 0,
+        "imputed_count": 0,
+    }
+
+
+def test_levels_written_as_floats_are_the_same_levels(root: Path, write: Write) -> None:
+    one = write("d/one", "c,a,target\n1,1,0\n10,2,1\n2,3,1\n", SIMPLE)
+    other = write("d/two", "c,a,target\n1.0,1,0.0\n,2,1.0\n007,2,1.0\n", SIMPLE)
+    table = load(root, Tags(train=[one, other]), "classify")["train"]
+    assert table.features == ["a", "c_007", "c_1", "c_10", "c_2"]
+    assert table.labels == ["target_0", "target_1"]
+    assert table.rows[3] == ("d/two/data.csv", 0)
+
+
+def test_classes_are_ordered_by_number_if_they_are_numbers(root: Path, write: Write) -> None:
+    schema = {"a": "float64", "target": "int32"}
+    table = load(root, Tags(train=[write("d/t", "a,target\n1,10\n2,2\n3,-1\n", schema)]), "classify")["train"]
+    assert table.labels == ["target_-1", "target_2", "target_10"]
+    words = write("d/w", "a,target\n1,10\n2,2\n3,b\n", {"a": "float64", "target": "category"})
+    assert load(root, Tags(train=[words]), "classify")["train"].labels == ["target_10", "target_2", "target_b"]
+
+
+def test_a_column_without_any_value_is_left_out(root: Path, write: Write) -> None:
+    csv = "a,fbs,c,target\n1,,F,0\n2,?,M,1\n"
+    for schema in (SIMPLE, {**SIMPLE, "fbs": "category"}, {**SIMPLE, "fbs": "float64"}):
+        table = load(root, Tags(train=[write("d/train", csv, schema)]), "classify")["train"]
+        assert table.features == ["a", "c_F", "c_M"]
+        assert set(table.schema) == {"a", "c", "target"}
+
+
+def test_cells_that_are_no_numbers_are_completed(root: Path, write: Write) -> None:
+    lines = [f"{x},{2 * x},{'F' if x < 20 else 'M'},{x % 2}" for x in range(40)]
+    lines[10] = "10,twenty,F,0"
+    lines[30] = "30,inf,,0"
+    csv = "x,y,c,target\n" + "\n".join(lines)
+    schema = {"x": "float64", "y": "int32", "c": "category", "target": "category"}
+    tags = Tags(train=[write("d/train", csv, schema)])
+    table = load(root, tags, "classify")["train"]
+    assert table.metadata["imputed_count"] == 3
+    filled = table.frame["y"].tolist()
+    assert abs(filled[10] - 20) <= 10 and abs(filled[30] - 60) <= 20
+    assert table.frame["y"].dtype == np.int64
+    assert table.frame["c"].iloc[30] == "M"
+    assert np.array_equal(table.X, load(root, tags, "classify")["train"].X)
+
+
+def test_evaluation_rows_are_completed_from_the_training_rows(root: Path, write: Write) -> None:
+    train = "\n".join(f"{x},{100 * (x > 5)},u,0" for x in range(60))
+    schema = {"x": "float64", "y": "float64", "c": "category", "target": "category"}
+    tags = Tags(
+        train=[write("d/train", "x,y,c,target\n" + train, schema)],
+        evaluate=[write("d/evaluate", "x,y,c,target\n50,7,v,0\n50,,v,0\n1,,,1\n", schema)],
+        predict=[write("d/predict", "x,y,c,target\n50,,,\n", schema)],
+    )
+    tables = load(root, tags, "classify")
+    assert tables["evaluate"].frame["y"].round().tolist() == [7, 100, 0]
+    assert tables["evaluate"].frame["c"].tolist() == ["v", "v", "u"]
+    # Empty in this set, but known from training: cells are missing, not the column.
+    assert tables["predict"].features == ["c_u", "x", "y"]
+    assert tables["predict"].frame["y"].round().tolist() == [100]
+
+
+def test_rows_without_a_label_are_left_out_of_training_only(root: Path, write: Write) -> None:
+    csv = "a,c,target\n1,F,0\n2,M,\n3,F,1\n"
+    tags = Tags(train=[write("d/train", csv, SIMPLE)], predict=[write("d/predict", csv, SIMPLE)])
+    tables = load(root, tags, "classify")
+    assert [row for _, row in tables["train"].rows] == [0, 2]
+    assert tables["train"].metadata["dropped_count"] == 1
+    assert tables["predict"].y.tolist() == [[1, 0], [0, 0], [0, 1]]
+    aligned = align(tables["predict"], Layout(X=["a", "c_F", "c_M"], y=["target_0", "target_1"]))
+    assert aligned.split.y is None
+    assert aligned.truth.tolist() == [0, -1, 1]
+
+
+@pytest.mark.parametrize("csv", ["a,c\n1,F\n2,M\n", "a,c,target\n1,F,\n2,M,\n"])
+@pytest.mark.parametrize("action", ["classify", "regress"])
+def test_prediction_needs_no_labels(root: Path, write: Write, csv: str, action: Any) -> None:
+    schema = {**SIMPLE, "target": "int32"}
+    train = write("d/train", "a,c,target\n1,F,0\n2,M,1\n", schema)
+    table = load(root, Tags(train=[train], predict=[write("d/predict", csv, schema)]), action)["predict"]
+    assert (table.labels, table.y.shape, len(table.X)) == ([], (2, 0), 2)
+    names = ["target"] if action == "regress" else ["target_0", "target_1"]
+    aligned = align(table, Layout(X=["a", "c_F", "c_M"], y=names), Spacers())
+    assert aligned.split.y is None and len(aligned.truth) == 2
+
+
+def test_means_of_few_rows_stay_private(root: Path, write: Write) -> None:
+    train = write("d/train", heart(30, 1), HEART)
+    tags = Tags(train=[train], predict=[write("d/predict", heart(1, 2), HEART)])
+    tables = load(root, tags, "classify")
+    assert tables["predict"].metadata["features"]["num_variables"]["age"] == {"datatype": "int32", "count": 1}
+    assert "mean" in tables["train"].metadata["features"]["num_variables"]["age"]
+
+
+def test_csvs_of_a_tag_and_its_subfolders_are_joined(root: Path, write: Write) -> None:
+    tag = write("d/train", "a,c,target\n1,F,0\n", SIMPLE)
+    write("d/train/more", "target,a,c\n1,2,M\n", SIMPLE)
+    (root / "d/train/more/metadata.json").unlink()
+    write("d/train/other", "a,c,target\n9,Z,0\n", SIMPLE)
+    table = load(root, Tags(train=[tag]), "classify")["train"]
+    assert list(table.rows) == [("d/train/data.csv", 0), ("d/train/more/data.csv", 0)]
+    assert table.features == ["a", "c_F", "c_M"]
+
+
+def test_a_feature_that_one_tag_lacks_is_completed(root: Path, write: Write) -> None:
+    one = write("d/one", "a,b,target\n1,1,0\n2,2,1\n", {"a": "float64", "b": "int32", "target": "int8"})
+    two = write("d/two", "a,target\n3,0\n", {"a": "float64", "target": "int32"})
+    table = load(root, Tags(train=[one, two]), "classify")["train"]
+    assert table.features == ["a", "b"]
+    assert np.isfinite(table.X).all()
+    assert table.schema == {"a": "float64", "b": "int32", "target": "int64"}
+
+
+CSV = "a,c,target\n1,F,0\n2,M,1\n"
+BAD: list[tuple[str, Any, Any, Any, str, list[str]]] = [
+    ("no schema", CSV, None, None, "classify", ["d/train/schema.json is missing", '{"age": "int32"}']),
+    ("schema no json", CSV, "{", None, "classify", ["d/train/schema.json is not readable as JSON"]),
+    ("schema a list", CSV, ["a"], None, "classify", ["d/train/schema.json has to be one JSON object"]),
+    ("schema nested", CSV, {"a": {}}, None, "classify", ["has to be one JSON object"]),
+    ("unknown dtype", CSV, {**SIMPLE, "a": "string"}, None, "classify", ["column 'a'", "'string'", "'category'"]),
+    ("no target", CSV, {"a": "float64", "c": "category"}, None, "classify", ["label column 'target' is missing"]),
+    (
+        "columns differ",
+        "a,d,target\n1,2,0\n",
+        {**SIMPLE, "e": "int8"},
+        None,
+        "classify",
+        ["d/train/data.csv and its schema.json differ", "only in the schema: c, e", "only in the csv: d"],
+    ),
+    ("target not in csv", "a,c\n1,F\n", SIMPLE, None, "classify", ["only in the schema: target"]),
+    ("empty file", "", SIMPLE, None, "classify", ["d/train/data.csv is empty"]),
+    ("no rows", "a,c,target\n", SIMPLE, None, "classify", ["d/train/data.csv has a header but no rows"]),
+    ("ragged", CSV + "1,F,0,9\n", SIMPLE, None, "classify", ["d/train/data.csv is not readable as csv", "line 4"]),
+    ("one cell too many", "a,c,target\n1,F,0,\n2,M,1,\n", SIMPLE, None, "classify", ["not readable as csv", "line 2"]),
+    ("open quote", 'a,c,target\n1,"F,0\n', SIMPLE, None, "classify", ["not readable as csv"]),
+    ("not utf-8", b"a,c,target\n1,\xff\xfe,0\n", SIMPLE, None, "classify", ["not readable as csv", "utf-8"]),
+    ("index column", ",a,c,target\n0,1,F,0\n", SIMPLE, None, "classify", ["column 1 has no name", "index column"]),
+    ("twice", "a,a,c,target\n1,1,F,0\n", SIMPLE, None, "classify", ["column 'a' appears 2 times"]),
+    ("semicolons", "a;c;target\n1;F;0\n", SIMPLE, None, "classify", ["only in the csv: a;c;target"]),
+    (
+        "text as number",
+        CSV,
+        {**SIMPLE, "c": "float32"},
+        None,
+        "classify",
+        ["column 'c' is declared float32", "'F'", "declare it 'category'"],
+    ),
+    ("fraction as int", "a,c,target\n1.5,F,0\n", {**SIMPLE, "a": "int32"}, None, "classify", ["holds 1.5", "float64"]),
+    ("labels empty", "a,c,target\n1,F,\n", SIMPLE, None, "classify", ["No row of the train set (d/train)", "target"]),
+    ("regress classes", CSV, SIMPLE, None, "regress", ["'target' is a category", "declare 'float64'"]),
+    ("classify floats", CSV, {**SIMPLE, "target": "float64"}, None, "classify", ["is float64", "declare 'category'"]),
+    ("only labels", "target\n1\n", {"target": "category"}, None, "classify", ["train set has no feature column"]),
+    ("no csv", None, SIMPLE, None, "classify", ["d/train holds no csv file"]),
+    (
+        "images",
+        CSV,
+        SIMPLE,
+        {"datatype": "image"},
+        "classify",
+        ["d/train/metadata.json", "'image' is not supported yet"],
+    ),
+    ("sound", CSV, SIMPLE, {"datatype": "sound"}, "classify", ["'sound' is unknown", "'tabular' is supported"]),
+    ("no datatype", CSV, SIMPLE, {}, "classify", ["d/train/metadata.json is not usable"]),
+    ("metadata no json", CSV, SIMPLE, "tabular", "classify", ["d/train/metadata.json is not usable"]),
+    ("metadata a list", CSV, SIMPLE, "[]", "classify", ["d/train/metadata.json is not usable"]),
+    (
+        "one name for two",
+        "a,a_1,target\n1,5,0\n",
+        {"a": "category", "a_1": "int8", "target": "int8"},
+        None,
+        "classify",
+        ["'a_1'", "rename one"],
+    ),
+    (
+        "too many levels",
+        "c,a,target\n" + "\n".join(f"n{i},1,0" for i in range(1001)),
+        SIMPLE,
+        None,
+        "classify",
+        ["Column 'c' is a category with 1001 different values"],
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("csv", "schema", "metadata", "action", "fragments"), [row[1:] for row in BAD], ids=[row[0] for row in BAD]
+)
+def test_bad_data_is_named(
+    root: Path, write: Write, csv: Any, schema: Any, metadata: Any, action: Any, fragments: list[str]
+) -> None:
+    tags = Tags(train=[write("d/train", csv, schema, metadata)])
+    with pytest.raises(Invalid) as caught:
+        load(root, tags, action)
+    assert all(fragment in caught.value.message for fragment in fragments), caught.value.message
+    assert str(root) not in caught.value.message
+
+
+def test_sets_that_contradict_each_other_are_named(root: Path, write: Write) -> None:
+    category = write("d/category", CSV, SIMPLE)
+    number = write("d/number", "a,c,target\n1,5,0\n", {**SIMPLE, "c": "int32"})
+    for tags, fragments in [
+        (Tags(train=[category, number]), ["d/number/schema.json: column 'c' is int32, but category elsewhere"]),
+        (Tags(train=[category], predict=[number]), ["'c' is a category in the train set", "number in the predict set"]),
+        (Tags(train=[number], predict=[category]), ["'c' is a category in the predict set", "number in the train set"]),
+        (Tags(train=[category, category]), ["train tags name one data set twice"]),
+        (Tags(evaluate=[category]), ["No train tag"]),
+    ]:
+        with pytest.raises(Invalid) as caught:
+            load(root, tags, "classify")
+        assert all(fragment in caught.value.message for fragment in fragments), caught.value.message
+
+
+@pytest.fixture
+def table(root: Path, write: Write) -> Table:
+    return load(root, Tags(train=[write("d/train", CSV, SIMPLE)]), "classify")["train"]
+
+
+def test_alignment_inserts_and_scales(table: Table) -> None:
+    layout = Layout(
+        X=["a", "b", "c_F", "c_I", "c_M"], y=["target_0", "target_1"], scaling={"a": (1.0, 2.0), "b": (3, 1)}
+    )
+    aligned = align(table, layout, Spacers(X=[1, 3]))
+    assert aligned.split.X.tolist() == [[0, 0, 1, 0, 0], [0.5, 0, 0, 0, 1]]
+    assert aligned.split.X.dtype == np.float32
+    assert aligned.split.y is not None
+    assert aligned.split.y.tolist() == [[0.0], [1.0]] and aligned.split.y.dtype == np.float32
+
+
+def test_alignment_by_positions_alone(table: Table) -> None:
+    aligned = align(table, Layout(), Spacers(X=[0, 2], y=[1]))
+    assert aligned.split.X[0].tolist() == [0, 1, 0, 1, 0]
+    assert aligned.classes == ["0", "B_____#1", "1"]
+    assert aligned.split.y is not None and aligned.split.y.tolist() == [0, 2] and aligned.split.y.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("layout", "spacers", "fragment"),
+    [
+        (
+            Layout(X=["a", "c_F"], y=["target_0", "target_1"]),
+            None,
+            "columns are not part of the project's alignment: c_M",
+        ),
+        (
+            Layout(X=["a", "c_F", "c_M"], y=["target_0"]),
+            None,
+            "classes are not part of the project's alignment: target_1",
+        ),
+        (Layout(X=["a", "b", "c_F", "c_M"]), Spacers(X=[2]), "does not fit the columns"),
+        (Layout(), Spacers(X=[9]), "which does not fit 3 own columns"),
+        (Layout(), Spacers(X=[1, 1]), "which does not fit 3 own columns"),
+        (Layout(scaling={"a": (0, 1e-300)}), None, "Column 'a' holds values that are too large"),
+    ],
+)
+def test_alignment_that_does_not_fit(table: Table, layout: Layout, spacers: Spacers | None, fragment: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        align(table, layout, spacers)
+    assert fragment in caught.value.message
