@@ -15,6 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 TIER = "synergos_basic"
+PLAYBOOK = str(Path(sys.executable).parent / "ansible-playbook")
 CONTAINERS = {"synb_ttp": "172.18.0.2", "synb_worker_1": "172.18.0.3", "synb_worker_2": "172.18.0.4"}
 
 
@@ -46,7 +47,7 @@ def run(*argv: str, stdin: str = "") -> Run:
 
 def playbook(name: str, *options: str) -> Run:
     """Run one of the collection's playbooks."""
-    return run(str(Path(sys.executable).parent / "ansible-playbook"), f"playbooks/{name}.yml", *options)
+    return run(PLAYBOOK, f"playbooks/{name}.yml", *options)
 
 
 def started(client: docker.DockerClient) -> dict[str, str]:

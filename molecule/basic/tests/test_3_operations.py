@@ -7,7 +7,7 @@ from pathlib import Path
 
 import docker
 
-from conftest import CONTAINERS, ROOT, TIER, playbook, run, started
+from conftest import CONTAINERS, PLAYBOOK, ROOT, TIER, playbook, run, started
 
 
 def test_status_prints_one_table() -> None:
@@ -58,10 +58,10 @@ def test_a_failed_validation_removes_and_changes_nothing(client: docker.DockerCl
 
 def test_a_definition_published_by_an_earlier_run_does_not_count(client: docker.DockerClient, tmp_path: Path) -> None:
     cache = ["env", "ANSIBLE_CACHE_PLUGIN=jsonfile", f"ANSIBLE_CACHE_PLUGIN_CONNECTION={tmp_path}"]
-    full = run(*cache, ".venv/bin/ansible-playbook", "playbooks/synbasic.yml")
+    full = run(*cache, PLAYBOOK, "playbooks/synbasic.yml")
     assert full.rc == 0, full.output
     before = started(client)
-    limited = run(*cache, ".venv/bin/ansible-playbook", "playbooks/synbasic.yml", "--limit", "localhost,synb_engine,synb_ttp")
+    limited = run(*cache, PLAYBOOK, "playbooks/synbasic.yml", "--limit", "localhost,synb_engine,synb_ttp")
     assert limited.rc == 0 and limited.changed == 0, limited.output
     assert started(client) == before
 
