@@ -165,8 +165,8 @@ def _attachments(body: Mapping[str, Any], inspected: Mapping[str, Any], network_
         current = (endpoint.get("IPAMConfig") or {}).get("IPv4Address")
         if current != address:
             yield Difference("address", current or endpoint.get("IPAddress") or None, address, "connect")
-        # Docker adds the short id and, in some versions, the name.
-        own = {inspected["Id"][:12], inspected["Name"].lstrip("/")}
+        # Docker adds the short id, the host name and, in some versions, the name.
+        own = {inspected["Id"][:12], inspected["Name"].lstrip("/"), inspected["Config"]["Hostname"]}
         aliases = sorted(set(endpoint.get("Aliases") or ()) - own)
         if aliases != sorted(set(wanted["Aliases"]) - own):
             yield Difference("aliases", aliases, sorted(wanted["Aliases"]), "connect")

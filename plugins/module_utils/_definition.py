@@ -152,10 +152,9 @@ class _Fields:
         self.path = path
         self.problems = problems
         self.known: list[str] = []
-        self.value: Mapping[str, Any] = {}
-        if isinstance(value, Mapping):
-            self.value = value
-        else:
+        self.value: Mapping[str, Any] = value if isinstance(value, Mapping) else {}
+        self.readable = isinstance(value, Mapping)
+        if not self.readable:
             self.problem(path, f"expected a mapping, got {_kind(value)}")
 
     def problem(self, path: str, text: str) -> None:
@@ -169,7 +168,7 @@ class _Fields:
         self.known.append(key)
         value = self.value.get(key)
         if value is None:
-            if default is _REQUIRED:
+            if default is _REQUIRED and self.readable:
                 self.problem(self.path_of(key), "is required")
             return default  # type: ignore[no-any-return]
         try:
@@ -207,7 +206,7 @@ def _container(value: Any, position: int, problems: list[str]) -> Container:
     name = value.get("name") if isinstance(value, Mapping) else None
     subject = f"container {name}" if isinstance(name, str) and NAME.fullmatch(name) else f"container #{position + 1}"
     fields = _Fields(value, subject, "", problems)
-    name = fields.take("name", _pattern(NAME, "a container name of letters, digits, '_', '.' and '-'"))
+    name = fields.take("name", _pattern(NAME, "a container name: two or more letters, digits, '_', '.' or '-'"))
     container = Container(
         name=name,
         component=fields.take("component", _text),
@@ -217,7 +216,7 @@ def _container(value: Any, position: int, problems: list[str]) -> Container:
         entrypoint=fields.take("entrypoint", _texts, None),
         environment=fields.take("environment", _text_map, {}),
         user=fields.take("user", _text, ""),
-        hostname=fields.take("hostname", _text, name),
+        hostname=fields.take("hostname", _text, "") or name,
         aliases=fields.take("aliases", _texts, ()),
         ports=fields.items("ports", _port),
         volumes=fields.items("volumes", _volume),
@@ -368,8 +367,9 @@ def _list(value: Any) -> Sequence[Any]:
 
 
 def _texts(value: Any) -> tuple[str, ...]:
+    items = _list(value)
     try:
-        return tuple(_scalar_text(item) for item in _list(value))
+        return tuple(_scalar_text(item) for item in items)
     except ValueError as error:
         raise ValueError(f"a list in which each item is {error}") from None
 
@@ -486,4 +486,4 @@ def _kind(value: Any) -> str:
         return "a list"
     if isinstance(value, str):
         return "text"
-    return f"{value!r}"
+    return "true or false" if isinstance(value, bool) else "a number"
