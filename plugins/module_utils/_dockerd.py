@@ -133,6 +133,8 @@ class Daemon:
 
     def __init__(self, path: str) -> None:
         self._socket = path
+        # How a daemon without service manager is started: as the one was that ran before.
+        self._arguments = ["dockerd"]
 
     @property
     def installed(self) -> bool:
@@ -150,7 +152,7 @@ class Daemon:
             # The script fails where it may not raise limits, although the daemon itself would run.
             if done.returncode == 0 and self._answers(START / 2):
                 return "init script"
-        self._directly(["dockerd"])
+        self._directly()
         return "background process"
 
     def restart(self) -> str:
@@ -161,7 +163,7 @@ class Daemon:
         if pid is None:
             raise GridError(f"{PIDFILE} names no running dockerd, and no service manager runs: restart Docker by hand")
         scripted = _read_pid(SYSV_PIDFILE) == pid
-        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")[:-1]
+        self._arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")[:-1]
         os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + STOP
         while _pid() == pid:
@@ -172,10 +174,12 @@ class Daemon:
             time.sleep(0.1)
         if scripted:
             return self.start()
-        self._directly(arguments)
+        self._directly()
         return "background process"
 
     def _by_systemd(self, verb: str) -> str:
+        # Earlier failures would make systemd refuse to try again.
+        _command("systemctl", "reset-failed", "docker")
         done = _command("systemctl", verb, "docker")
         if done.returncode == 0 and self._answers(START):
             _command("systemctl", "enable", "docker")
@@ -186,14 +190,14 @@ class Daemon:
             f"{journal or done.stdout}"
         )
 
-    def _directly(self, arguments: list[str]) -> None:
+    def _directly(self) -> None:
         pid = _read_pid(PIDFILE)
         if pid is not None and _pid() is None:
             PIDFILE.unlink()  # left by a daemon that was killed; its number may be another process's by now
         size = LOG.stat().st_size if LOG.exists() else 0
         with LOG.open("ab") as log:
             process = subprocess.Popen(
-                arguments,
+                self._arguments,
                 env={**os.environ, "PATH": SEARCH},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
