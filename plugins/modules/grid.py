@@ -278,8 +278,7 @@ def present(module: AnsibleModule) -> dict[str, Any]:
         there = engine.snapshot(
             request.grid, [c.name for c in containers], [request.reference(container) for container in containers]
         )
-        if not module.check_mode:
-            engine.settle(there, ["unhealthy"], params["parallel"])
+        engine.settle(there, ["unhealthy"], params["parallel"])
     plan = make_plan(request, there, machine(state))
     if plan.problems:
         return _refused(plan.problems)
