@@ -67,13 +67,17 @@ class Study:
             sets={name: {meta: align(table, layout) for meta, table in own.items()} for name, own in tables.items()},
         )
 
+    def objective(self, split: Split) -> Objective:
+        """Return the run's criterion for the model on rows like those of `split`."""
+        outline, width = probe(self.model, split.X.shape[1:])
+        return self.parameters.objective(self.action, outline.final, width)
+
     def train(self, names: Sequence[str]) -> tuple[Network, Objective]:
         """Train on the rows of the named participants in one place, without a proximal term."""
         splits = [self.sets[name]["train"].split for name in names]
         labels = [split.y for split in splits if split.y is not None]
         pooled = Split(np.concatenate([split.X for split in splits]), np.concatenate(labels))
-        final, width = probe(self.model, pooled.X.shape[1:])
-        objective = self.parameters.objective(self.action, final, width or 1)
+        objective = self.objective(pooled)
         data = training.Labelled.of(pooled, objective, "train")
         torch.manual_seed(self.parameters.seed)
         network = Network(self.model)
