@@ -101,18 +101,20 @@ class ActionModule(ActionBase):
         variables: dict[str, Any],
     ) -> dict[str, Any]:
         """Send the contexts, run the module in the background, follow its progress file, then return its result."""
+        # A folder beside the one that Ansible keeps for modules: the background module removes that one.
+        shell = self._connection._shell
+        modules = shell.tmpdir
         folder = self._make_tmp_path()
-        # Ansible clears the folder that it knows of between two modules; this one has to outlive them.
-        self._connection._shell.tmpdir = None
+        shell.tmpdir = modules
         try:
             sent = [folder]
             for image in todo:
                 if image.get("build"):
-                    image["context"] = self._connection._shell.join_path(folder, f"{image['name']}.tar")
+                    image["context"] = shell.join_path(folder, f"{image['name']}.tar")
                     self._send(definitions[image["name"]], image["context"])
                     sent.append(image["context"])
             self._fixup_perms2(sent)
-            progress = self._connection._shell.join_path(folder, "progress")
+            progress = shell.join_path(folder, "progress")
             arguments = {
                 "state": "present",
                 "images": wanted,
@@ -124,7 +126,9 @@ class ActionModule(ActionBase):
                 return job
             return self._follow(job["ansible_job_id"], progress, variables)
         finally:
+            modules = shell.tmpdir
             self._remove_tmp_path(folder, force=True)
+            shell.tmpdir = modules
 
     def _send(self, definition: _catalogue.Definition, path: str) -> None:
         with tempfile.NamedTemporaryFile() as local:
@@ -151,7 +155,8 @@ class ActionModule(ActionBase):
             time.sleep(POLL)
             looks += 1
             read = self._low_level_execute_command(f"tail -c +{offset + 1} {shlex.quote(progress)}")
-            complete = read["stdout"].rpartition("\n")[0] if read["rc"] == 0 else ""
+            # A connection with a terminal turns line ends into two characters.
+            complete = read["stdout"].replace("\r\n", "\n").rpartition("\n")[0] if read["rc"] == 0 else ""
             offset += len(complete.encode()) + 1 if complete else 0
             lines = [json.loads(line) for line in complete.splitlines()]
             for position, line in enumerate(lines):
