@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Write
 from fastapi.testclient import TestClient
 from heart import HEART
 
@@ -121,3 +122,268 @@ def test_a_cycle_from_poll_to_results(worker: Worker, heart_tags: Tags) -> None:
     assert (reply.status_code, reply.json()["data"]["is_live"]) == (200, False)
     with pytest.raises(NotFound):
         worker.sessions.get(("c", "p", "e", "r"))
+
+
+def test_polling_again_needs_no_work_until_a_file_changes(worker: Worker, heart_tags: Tags, root: Path) -> None:
+    before = worker.poll(heart_tags)
+    reply = worker.ask(heart_tags)
+    assert (reply.status_code, reply.json()["data"]) == (201, {"jobs": 0})
+
+    path = root / "heart/data1/predict/data.csv"
+    path.write_text(path.read_text() + "41,200.0,F,0,1\n")
+    after = worker.poll(heart_tags)
+    rows = [reply["metadata"]["predict"]["src_count"] for reply in (before, after)]
+    assert rows == [12, 13]
+    assert worker.ask(heart_tags, action="regress").status_code == 202
+
+
+def test_a_failed_poll_says_why_and_can_be_repeated(worker: Worker, heart_tags: Tags, root: Path) -> None:
+    path = root / "heart/data1/evaluate/data.csv"
+    good = path.read_text()
+    path.write_text("age\n1\n")
+    assert worker.ask(heart_tags).status_code == 202
+    for _ in range(2):
+        reply = worker.wait(heart_tags)
+        assert reply.status_code == 417
+        assert "heart/data1/evaluate/data.csv and its schema.json differ" in reply.json()["message"]
+    assert not list(worker.outputs.rglob("*"))
+    path.write_text(good)
+    assert worker.poll(heart_tags)["metadata"]["evaluate"]["src_count"] == 20
+
+
+def test_a_failed_poll_leaves_the_earlier_one_usable(worker: Worker, heart_tags: Tags, write: Write) -> None:
+    worker.poll(heart_tags)
+    bad = heart_tags.model_copy(update={"predict": [write("heart/bad", "", HEART)]})
+    assert worker.ask(bad).status_code == 202
+    assert worker.wait(bad).status_code == 417
+    assert worker.answer(heart_tags).status_code == 200
+    assert worker.initialise(heart_tags).status_code == 201
+    assert worker.initialise(bad, "c/p/e/r2").status_code == 417
+
+
+def test_an_unexpected_failure_is_not_shown_in_detail(
+    worker: Worker, heart_tags: Tags, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("inner detail")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("synergos.worker.tabular.load", fail)
+        worker.ask(heart_tags)
+        reply = worker.wait(heart_tags)
+    assert reply.status_code == 417
+    assert "see the worker's log" in reply.json()["message"] and "inner" not in reply.text
+    worker.poll(heart_tags)
+
+
+def test_other_tags_are_still_to_be_polled(worker: Worker, heart_tags: Tags) -> None:
+    worker.poll(heart_tags)
+    other = heart_tags.model_copy(update={"predict": []})
+    assert worker.answer(other).status_code == 406
+    assert worker.answer(None).status_code == 200
+    assert worker.initialise(other).status_code == 406
+
+
+BAD_REQUESTS: list[tuple[str, str, Any, int, str]] = [
+    ("GET", POLL, None, 404, "c/p was never polled"),
+    ("GET", POLL + "/", {"tags": {"train": "x"}}, 417, "tags.train"),
+    ("POST", POLL, {}, 417, "action: required"),
+    ("POST", POLL, {"action": "cluster", "tags": {}}, 417, "'regress' or 'classify'"),
+    ("POST", POLL, {"action": "regress", "tags": {"train": [["nothing", "here"]]}}, 417, "'nothing/here' fits no data"),
+    ("POST", POLL, {"action": "regress", "tags": {"train": [["..", ".."]]}}, 417, "token '..'"),
+    ("POST", POLL, {"action": "regress", "tags": {}}, 417, "No train tag"),
+    ("POST", POLL, "{", 400, "not JSON"),
+    ("POST", "/worker/poll/c/%2e%2e", {"action": "regress", "tags": {}}, 417, "project_id '..'"),
+    ("POST", "/worker/poll/c/a%0ab", {"action": "regress", "tags": {}}, 417, "project_id"),
+    ("POST", "/worker/poll/c", {"action": "regress", "tags": {}}, 404, "/worker/poll/c"),
+    ("DELETE", POLL, None, 405, "GET, POST"),
+    ("POST", "/worker/align/c/p", {"tags": {}, "alignments": {}}, 404, "never polled"),
+    ("POST", "/worker/align/c/p", {"alignments": {}}, 417, "tags: required"),
+    ("POST", "/worker/initialise/c/p/e/r", {"id": "w", "action": "regress", "tags": {}}, 404, "never polled"),
+    ("POST", "/worker/initialise/c/p/e/r", {"id": "w", "tags": {}}, 417, "action: required"),
+    ("POST", "/worker/initialise/c/p/preprocessing/r", {"id": "w", "action": "regress", "tags": {}}, 417, "reserved"),
+    (
+        "POST",
+        "/worker/initialise/c/p/e/r",
+        {"id": "w", "action": "regress", "tags": {}, "scaling": {"a": [0, 0]}},
+        417,
+        "greater than 0",
+    ),
+    ("POST", "/worker/predict/c/p/e/r", {"inferences": {}}, 404, "never polled"),
+    ("POST", "/worker/predict/c/p/e/r", {"inferences": {"train": {"y_pred": []}}}, 417, "y_score: required"),
+    ("POST", "/worker/predict/c/p/e/r", {"inferences": {"later": {"y_pred": [], "y_score": []}}}, 417, "'evaluate'"),
+    ("POST", "/worker/terminate/c/p/e/r", None, 404, "never polled"),
+    ("POST", "/worker/terminate/c/p/e/r%20r/x", None, 404, "Nothing is served"),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body", "status", "fragment"), BAD_REQUESTS)
+def test_bad_requests(worker: Worker, method: str, path: str, body: Any, status: int, fragment: str) -> None:
+    raw = (
+        {"content": body, "headers": {"Content-Type": "application/json"}} if isinstance(body, str) else {"json": body}
+    )
+    reply = worker.http.request(method, path, **raw)
+    assert reply.status_code == status, reply.text
+    assert fragment in reply.json()["message"], reply.text
+    assert "Traceback" not in reply.text
+    assert not worker.outputs.exists()
+
+
+def test_what_does_not_fit_a_polled_project(worker: Worker, heart_tags: Tags) -> None:
+    worker.poll(heart_tags)
+    for fields, fragment in [
+        ({"action": "regress"}, "was polled for classify, not for regress"),
+        ({"names": {"X": ["age"], "y": ["target_0", "target_1"]}}, "not part of the project's alignment: chol, cp_0"),
+        ({"alignments": {"train": {"X": [99], "y": []}}}, "inserts columns at [99]"),
+    ]:
+        reply = worker.initialise(heart_tags, **fields)
+        assert reply.status_code == 417 and fragment in reply.json()["message"], reply.text
+    assert worker.sessions.keys() == []
+
+    for path in ("predict", "terminate"):
+        reply = worker.http.post(f"/worker/{path}/c/p/e/r", json={"inferences": {}})
+        assert reply.status_code == 404 and "initialise" in reply.json()["message"]
+
+    worker.initialise(heart_tags)
+    for meta, pred, score, fragment in [
+        ("evaluate", [0] * 19, [[0.5]] * 19, "has 20 rows"),
+        ("evaluate", [0] * 20, [[0.5, 0.5]] * 20, "20 x 1 scores"),
+        ("evaluate", [2] * 20, [[0.5]] * 20, "indexes from 0 to 1"),
+        ("evaluate", [0.5] * 20, [[0.5]] * 20, "indexes from 0 to 1"),
+        ("evaluate", [None] * 20, [[0.5]] * 20, "not finite"),
+        ("evaluate", ["a"] * 20, [[0.5]] * 20, "lists of numbers"),
+        ("evaluate", [[0], [0, 1]] * 10, [[0.5]] * 20, "lists of numbers"),
+    ]:
+        body = {"inferences": {meta: {"y_pred": pred, "y_score": score}}}
+        reply = worker.http.post("/worker/predict/c/p/e/r", json=body)
+        assert reply.status_code == 417 and fragment in reply.json()["message"], reply.text
+    assert not (worker.outputs / "c/p/e").exists()
+
+
+def test_projects_and_runs_are_independent(worker: Worker, heart_tags: Tags, write: Write) -> None:
+    schema = {"a": "float64", "target": "float64"}
+    numbers = Tags(train=[write("n/train", "a,target\n1,1.5\n2,2.5\n", schema)])
+    assert worker.ask(heart_tags).status_code == 202
+    assert worker.ask(numbers, "/worker/poll/c/q", "regress").status_code == 202
+    assert worker.wait(heart_tags).status_code == worker.wait(numbers, "/worker/poll/c/q").status_code == 200
+
+    assert worker.initialise(heart_tags, "c/p/e/r1").status_code == 201
+    assert worker.initialise(heart_tags, "c/p/e/r2").json()["data"]["in_progress"] == ["('e', 'r1')", "('e', 'r2')"]
+    assert worker.initialise(numbers, "c/q/e/r1", action="regress").status_code == 201
+    assert worker.initialise(heart_tags, "c/p/e/r1", token="new").status_code == 200
+    assert worker.sessions.get(("c", "p", "e", "r1")).token == "new"
+
+    assert worker.http.post("/worker/terminate/c/p/e/r1").status_code == 200
+    assert worker.sessions.keys() == [("c", "p", "e", "r2"), ("c", "q", "e", "r1")]
+    assert worker.http.post("/worker/terminate/c/p/e/r1").status_code == 404
+    result = worker.sessions.get(("c", "q", "e", "r1")).record("train", np.array([1.5, 3.5]), np.array([[1.5], [3.5]]))
+    assert result["statistics"] == {"R2": -1.0, "MSE": 0.5, "MAE": 0.5}
+
+
+def test_a_restarted_worker_knows_its_projects(worker: Worker, heart_tags: Tags, tmp_path: Path) -> None:
+    polled = worker.poll(heart_tags)
+    worker.initialise(heart_tags)
+    session = worker.sessions.get(("c", "p", "e", "r"))
+    result = session.record("predict", np.zeros(12, dtype=np.int64), np.full((12, 1), 0.25))
+
+    again = Worker(tmp_path)
+    assert again.ask(heart_tags).status_code == 201
+    assert again.answer(heart_tags).json()["data"] == polled
+    assert again.http.post("/worker/predict/c/p/e/r", json={"inferences": {}}).status_code == 404
+    assert again.initialise(heart_tags, "c/p/e/r2").json()["data"]["connections"] == ["('e', 'r')", "('e', 'r2')"]
+    record = json.loads((again.outputs / "c/p/operations.json").read_text())
+    assert record["results"] == {"('e', 'r')": {"predict": result}}
+    assert {"key", "created_at", "tags", "headers", "schemas", "metadata", "exports", "alignments"} <= record.keys()
+    tree = {path.relative_to(again.outputs / "c/p").as_posix() for path in again.outputs.rglob("*") if path.is_file()}
+    metas = ("train", "evaluate", "predict")
+    assert tree == {
+        "operations.json",
+        "preprocessing/catalogue.json",
+        *(f"preprocessing/preprocessed_{side}_{meta}.npy" for side in "Xy" for meta in metas),
+        *(f"preprocessing/combined_dataframe_{meta}.csv" for meta in metas),
+        *(f"e/r/predict/inference_{kind}_predict.txt" for kind in ("predictions", "scores")),
+        "e/r/predict/inference_statistics_predict.json",
+        "e/r/predict/inference_results_predict.csv",
+    }
+
+
+def test_a_damaged_record_is_polled_anew(worker: Worker, heart_tags: Tags) -> None:
+    worker.poll(heart_tags)
+    (worker.outputs / "c/p/operations.json").write_text("{")
+    assert worker.answer(heart_tags).status_code == 404
+    worker.poll(heart_tags)
+    (worker.outputs / "c/p/preprocessing/preprocessed_X_train.npy").unlink()
+    reply = worker.initialise(heart_tags)
+    assert reply.status_code == 417 and "poll again" in reply.json()["message"]
+    worker.poll(heart_tags)
+    assert worker.initialise(heart_tags).status_code == 201
+
+
+def test_unlabelled_predictions_have_files_but_no_statistics(worker: Worker, heart_tags: Tags, write: Write) -> None:
+    tags = heart_tags.model_copy(update={"predict": [write("heart/new", "age,chol,sex,cp\n50,200,F,1\n", HEART)]})
+    assert worker.poll(tags)["headers"]["predict"] == {"X": ["age", "chol", "cp_1", "sex_F"], "y": []}
+    names = {"X": worker.answer(tags).json()["data"]["headers"]["train"]["X"], "y": ["target_0", "target_1"]}
+    spacers = {"train": {"X": []}, "evaluate": {"X": []}, "predict": {"X": [2, 4, 5, 7], "y": []}}
+    assert worker.initialise(tags, alignments=spacers, names=names).status_code == 201
+    session = worker.sessions.get(("c", "p", "e", "r"))
+    assert session.data["predict"].y is None
+    result = session.record("predict", np.array([1]), np.array([[0.75]]))
+    assert result["statistics"] == {}
+    csv = (worker.outputs / "c/p/e/r/predict/inference_results_predict.csv").read_text()
+    assert csv == "file,row,prediction,score\nheart/new/data.csv,0,1,0.75\n"
+
+
+def test_stored_alignment_serves_an_initialisation_without_one(worker: Worker, heart_tags: Tags) -> None:
+    polled = worker.poll(heart_tags)
+    names = {"X": polled["headers"]["train"]["X"], "y": ["target_0", "target_1", "target_2"]}
+    alignments = {meta: {"X": [], "y": [2]} for meta in ("train", "evaluate", "predict")}
+    body = {"tags": heart_tags.model_dump(), "alignments": alignments, "names": names, "scaling": {"age": [40, 2]}}
+    reply = worker.http.post("/worker/align/c/p/", json=body)
+    assert (reply.status_code, reply.json()["data"]["alignments"]) == (200, alignments)
+    assert worker.initialise(heart_tags, alignments=None).status_code == 201
+    y = worker.sessions.get(("c", "p", "e", "r")).data["train"].y
+    assert y is not None and y.dtype == np.int64
+    body["names"] = {"X": ["age"], "y": []}
+    assert worker.http.post("/worker/align/c/p/", json=body).status_code == 417
+
+
+def test_outputs_that_cannot_be_written_are_named(tmp_path: Path, heart_tags: Tags) -> None:
+    worker = Worker(tmp_path)
+    worker.outputs.write_text("a file where the folder should be")
+    worker.ask(heart_tags)
+    reply = worker.wait(heart_tags)
+    assert reply.status_code == 417
+    assert f"cannot write {worker.outputs}/c/p" in reply.json()["message"]
+
+
+def test_health_tells_what_is_going_on(worker: Worker, heart_tags: Tags) -> None:
+    worker.poll(heart_tags)
+    worker.initialise(heart_tags)
+    for path in ("/health", "/health/"):
+        assert worker.http.get(path).json() == {"status": "ok", "jobs": 0, "sessions": 1}
+
+
+def test_rows_never_leave(worker: Worker, heart_tags: Tags, root: Path) -> None:
+    reply = json.dumps(worker.poll(heart_tags))
+    cholesterol = {line.split(",")[1] for line in (root / "heart/data1/train/data.csv").read_text().splitlines()[1:]}
+    assert not [value for value in cholesterol if value in reply]
+
+
+def test_a_full_disk_leaves_the_earlier_poll_usable(
+    worker: Worker, heart_tags: Tags, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, *_: Any, **__: Any) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    worker.poll(heart_tags)
+    fewer = heart_tags.model_copy(update={"predict": []})
+    with monkeypatch.context() as patch:
+        patch.setattr("numpy.save", full)
+        worker.ask(fewer)
+        reply = worker.wait(fewer)
+    assert reply.status_code == 417
+    assert "c/p/preprocessing: No space left on device. Free space" in reply.json()["message"]
+    assert [path.name for path in (worker.outputs / "c/p").iterdir() if path.name.startswith(".")] == []
+    assert worker.ask(heart_tags).status_code == 201
+    assert worker.initialise(heart_tags).status_code == 201

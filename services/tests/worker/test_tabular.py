@@ -237,7 +237,7 @@ def test_sets_that_contradict_each_other_are_named(root: Path, write: Write) -> 
         (Tags(train=[category, number]), ["d/number/schema.json: column 'c' is int32, but category elsewhere"]),
         (Tags(train=[category], predict=[number]), ["'c' is a category in the train set", "number in the predict set"]),
         (Tags(train=[number], predict=[category]), ["'c' is a category in the predict set", "number in the train set"]),
-        (Tags(train=[category, category]), ["train tags name one data set twice"]),
+        (Tags(train=[number], predict=[category, category[::-1]]), ["predict tags name one data set twice"]),
         (Tags(evaluate=[category]), ["No train tag"]),
     ]:
         with pytest.raises(Invalid) as caught:

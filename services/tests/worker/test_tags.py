@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 
 from synergos.errors import Invalid
-from synergos.worker.tags import resolve
+from synergos.jobs import Tags
+from synergos.worker import tags
+
+
+def resolve(root: Path, tag: list[str]) -> Path:
+    return tags.resolve(root, Tags(train=[tag]))["train"][0]
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from synergos import cli, logs
+from synergos.worker.tree import produced, reset
 
 COMMAND_PORT, DATA_PORT = 5000, 8020
 
@@ -40,8 +41,6 @@ def _warm_up() -> None:
 
 
 def _reset(outputs: Path, dry_run: bool) -> int:
-    from synergos.worker.projects import produced, reset
-
     if not dry_run and (busy := _busy()):
         print(f"The worker is busy ({busy}): wait for its jobs, or restart it if nobody uses it.", file=sys.stderr)
         return 1

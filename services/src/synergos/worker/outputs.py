@@ -19,12 +19,7 @@ from synergos.jobs import Action, Meta
 from synergos.worker import metrics
 from synergos.worker.prepared import Aligned, Prepared
 from synergos.worker.tabular import Table
-
-OPERATIONS = "operations.json"
-PREPROCESSING = "preprocessing"
-_NEW, _OLD = f".{PREPROCESSING}.new", f".{PREPROCESSING}.old"
-# An experiment has a folder beside these.
-RESERVED = frozenset({OPERATIONS, PREPROCESSING, _NEW, _OLD})
+from synergos.worker.tree import NEW, OLD, PREPROCESSING
 
 
 @contextlib.contextmanager
@@ -56,7 +51,7 @@ def as_json(value: Any) -> str:
 
 def write_exports(project: Path, tables: Mapping[Meta, Table]) -> dict[Meta, dict[str, str]]:
     """Replace the preprocessing folder of a project by `tables`; returns meta → {X, y, dataframe} paths."""
-    folder, fresh, old = project / PREPROCESSING, project / _NEW, project / _OLD
+    folder, fresh, old = project / PREPROCESSING, project / NEW, project / OLD
     exports: dict[Meta, dict[str, str]] = {}
     with _writing(folder):
         for rest in (fresh, old):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import queue
 import secrets
-import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,11 +20,12 @@ from pydantic import BaseModel, Field, ValidationError
 from synergos.errors import Invalid, NotFound, StillProcessing, SynergosError
 from synergos.federation.sessions import Key, Session, Sessions
 from synergos.ids import check_id
-from synergos.jobs import METAS, Action, Layout, Meta, Spacers, Tags
+from synergos.jobs import Action, Layout, Meta, Spacers, Tags
 from synergos.logs import get_logger
 from synergos.worker import outputs, tabular
 from synergos.worker.prepared import Aligned, align
 from synergos.worker.tags import resolve
+from synergos.worker.tree import OPERATIONS, RESERVED
 
 Project = tuple[str, str]
 Alignments = dict[Meta, Spacers]
@@ -298,31 +297,21 @@ class Projects:
         return record
 
     def _read(self, project: Project) -> Record | None:
-        path = self._folder.joinpath(*project, outputs.OPERATIONS)
-        with self._lock, contextlib.suppress(FileNotFoundError):
+        path = self._folder.joinpath(*project, OPERATIONS)
+        with self._lock:
             try:
                 return Record.model_validate_json(path.read_bytes())
+            except (FileNotFoundError, NotADirectoryError):
+                pass
+            except OSError as error:
+                raise Invalid(f"The worker cannot read {path}: {error.strerror}.") from None
             except ValidationError:
                 log.warning("the stored record is not usable; the project has to be polled again", path=str(path))
         return None
 
     def _write(self, record: Record) -> None:
-        path = self._folder / record.key["collab_id"] / record.key["project_id"] / outputs.OPERATIONS
+        path = self._folder / record.key["collab_id"] / record.key["project_id"] / OPERATIONS
         outputs.write(path, outputs.as_json(record.model_dump(mode="json")))
-
-
-def produced(folder: Path) -> list[Path]:
-    """Return the folders of all projects below the output folder: everything that polls and runs left."""
-    marks = (outputs.OPERATIONS, outputs.PREPROCESSING)
-    return sorted(path for path in folder.glob("*/*") if any((path / mark).exists() for mark in marks))
-
-
-def reset(folder: Path) -> None:
-    """Delete what `produced` names, and the folders of collaborations that are empty then."""
-    for path in produced(folder):
-        shutil.rmtree(path)
-        with contextlib.suppress(OSError):
-            path.parent.rmdir()
 
 
 def _aligned(record: Record, alignments: Alignments, layout: Layout) -> dict[Meta, Aligned]:
@@ -335,9 +324,8 @@ def _aligned(record: Record, alignments: Alignments, layout: Layout) -> dict[Met
 def _fingerprint(root: Path, job: _Job) -> str:
     """Identify the job and its files by name, size and times: cheap, and it notices every ordinary change."""
     seen: list[Any] = [job.action, job.tags.model_dump()]
-    for meta in METAS:
-        for tag in getattr(job.tags, meta):
-            folder = resolve(root, tag)
+    for meta, folders in resolve(root, job.tags).items():
+        for folder in folders:
             for path in sorted([*folder.rglob("*.csv"), *folder.rglob("*.json")]):
                 stat = path.stat()
                 seen.append([meta, str(path.relative_to(root)), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns])
@@ -364,7 +352,7 @@ def _project(collab_id: str, project_id: str) -> Project:
 def _check(key: Key) -> None:
     for value, kind in zip(key, ("collab_id", "project_id", "expt_id", "run_id"), strict=True):
         check_id(value, kind)
-    if key[2] in outputs.RESERVED:
+    if key[2] in RESERVED:
         raise Invalid(f"expt_id {key[2]!r} is reserved for the worker's own files.")
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from synergos.errors import Invalid
-from synergos.jobs import METAS, Action, Meta, Tags
+from synergos.jobs import Action, Meta, Tags
 from synergos.logs import get_logger
 from synergos.worker.imputation import Imputer
 from synergos.worker.prepared import LABEL, Prepared
@@ -60,9 +60,7 @@ def load(root: Path, tags: Tags, action: Action) -> dict[Meta, Table]:
     Raises:
         Invalid: a data set that cannot be used; the message names file, column and what would be right.
     """
-    if not tags.train:
-        raise Invalid("No train tag is given: the training set decides how all sets are prepared.")
-    raw = {meta: _Raw.read(root, getattr(tags, meta), action, meta) for meta in METAS if getattr(tags, meta)}
+    raw = {meta: _Raw.read(root, folders, action, meta) for meta, folders in resolve(root, tags).items()}
     _check_kinds(raw)
     train = raw["train"].features()
     whole = {name for each in raw.values() for name, dtype in each.schema.items() if dtype in _INTEGERS}
@@ -79,10 +77,7 @@ class _Raw:
     dropped: int
 
     @classmethod
-    def read(cls, root: Path, tags: Sequence[Sequence[str]], action: Action, meta: Meta) -> _Raw:
-        folders = [resolve(root, tag) for tag in tags]
-        if len(set(folders)) != len(folders):
-            raise Invalid(f"The {meta} tags name one data set twice: {[list(tag) for tag in tags]}.")
+    def read(cls, root: Path, folders: Sequence[Path], action: Action, meta: Meta) -> _Raw:
         frames: list[pd.DataFrame] = []
         schema: dict[str, str] = {}
         for path in [path for folder in folders for path in _tables(root, folder)]:

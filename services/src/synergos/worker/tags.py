@@ -1,4 +1,4 @@
-"""From a tag, a list of path tokens, to the one folder that it means."""
+"""From tags, lists of path tokens, to the folders that they mean."""
 
 from __future__ import annotations
 
@@ -7,32 +7,39 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from synergos.errors import Invalid
+from synergos.jobs import METAS, Meta, Tags
 
 METADATA = "metadata.json"
 _SHOWN = 8
 
 
-def folders(root: Path) -> list[Path]:
-    """Return every folder below `root` that holds a metadata.json, relative to `root` and sorted."""
-    return sorted(path.parent.relative_to(root) for path in root.rglob(METADATA))
+def resolve(root: Path, tags: Tags) -> dict[Meta, list[Path]]:
+    """Return the folders that `tags` mean; metas without tags are absent.
 
-
-def resolve(root: Path, tag: Sequence[str]) -> Path:
-    """Return the folder that `tag` means.
-
-    A folder fits if its path below `root` contains all tokens. Of several that fit, the one whose whole path is the
-    tag, else the only one with the tokens side by side and in order, is meant.
+    A folder is a data set if it holds a metadata.json. It fits a tag, for example
+    `["abalone", "dataset", "data1", "train"]`, if its path below `root` contains all tokens. Of several that fit, the
+    one whose whole path is the tag, else the only one with the tokens side by side and in order, is meant.
 
     Args:
-        root: data folder of the participant.
-        tag: path tokens, for example `["abalone", "dataset", "data1", "train"]`.
-
-    Returns:
-        Absolute path below `root`.
+        root: data folder of the participant; the results are below it.
 
     Raises:
-        Invalid: no folder fits, or several do; the message lists what there is.
+        Invalid: no train tag is given, a tag fits no folder or several, or two tags of a meta mean the same; the
+            message lists what there is.
     """
+    if not tags.train:
+        raise Invalid("No train tag is given: the training set decides how all sets are prepared.")
+    every = sorted(path.parent.relative_to(root) for path in root.rglob(METADATA))
+    found: dict[Meta, list[Path]] = {}
+    for meta in METAS:
+        if given := getattr(tags, meta):
+            found[meta] = [_resolve(root, every, tag) for tag in given]
+            if len(set(found[meta])) < len(given):
+                raise Invalid(f"The {meta} tags name one data set twice: {given}.")
+    return found
+
+
+def _resolve(root: Path, every: Sequence[Path], tag: Sequence[str]) -> Path:
     shown = "/".join(tag)
     for token in tag:
         if not token or token in (".", "..") or any(sign in token for sign in "/\\\0"):
@@ -42,7 +49,6 @@ def resolve(root: Path, tag: Sequence[str]) -> Path:
             )
     if not tag:
         raise Invalid("A tag is empty: it lists the names of the folders that lead to the data.")
-    every = folders(root)
     fitting = [folder for folder in every if set(tag) <= set(folder.parts)]
     if not fitting:
         raise Invalid(f"Tag {shown!r} fits no data set. {_available(every, shown)}")
@@ -63,7 +69,7 @@ def _contains(parts: tuple[str, ...], tokens: tuple[str, ...]) -> bool:
     return any(parts[start : start + len(tokens)] == tokens for start in range(len(parts) - len(tokens) + 1))
 
 
-def _available(every: list[Path], shown: str) -> str:
+def _available(every: Sequence[Path], shown: str) -> str:
     if not every:
         return f"No folder here holds a {METADATA}: is the participant's data mounted?"
     names = [folder.as_posix() for folder in every]
@@ -71,6 +77,6 @@ def _available(every: list[Path], shown: str) -> str:
     return f"Nearest: {', '.join(near)}." if near else f"Available: {_listed(every)}."
 
 
-def _listed(found: list[Path]) -> str:
+def _listed(found: Sequence[Path]) -> str:
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     return ", ".join(folder.as_posix() for folder in found[:_SHOWN]) + more
