@@ -250,10 +250,8 @@ def _store(records: Records, kind: Kind, key: dict[str, str], body: schemas.Chan
 
 def _change(records: Records, record: Record, body: schemas.Changes) -> Record:
     changes = body.body()
-    if record.kind == REGISTRATION:
-        changed = records.put(REGISTRATION, record.key, _fit_nodes(record.body, changes))
-    else:
-        changed = records.change(record, changes)
+    after = _fit_nodes(record.body, changes) if record.kind == REGISTRATION else {**record.body, **changes}
+    changed = records.change(record, after)
     _forget_alignment(records, changed, record.body)
     return changed
 

@@ -106,10 +106,9 @@ class Records:
             self._connection.execute(sa.insert(table).values({**key, **values}))
         return self.get(kind, key)
 
-    def change(self, record: Record, changes: Body) -> Record:
-        """Overwrite single fields of a record."""
+    def change(self, record: Record, body: Body) -> Record:
+        """Exchange what a stored record holds; its age stays."""
         table = _TABLES[record.kind]
-        body = {**record.body, **changes}
         self._connection.execute(sa.update(table).where(table.c.doc_id == record.doc_id).values(body=body))
         return self.get(record.kind, record.key)
 

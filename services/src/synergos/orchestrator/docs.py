@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 from fastapi import APIRouter, FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
@@ -22,15 +25,9 @@ def mount_docs(app: FastAPI, phases: dict[str, APIRouter]) -> None:
 
 
 def _mount(app: FastAPI, title: str, router: APIRouter) -> None:
-    description = get_openapi(title=title, version=API_VERSION, routes=router.routes)
-    for path in description["paths"].values():
-        for operation in path.values():
-            # FastAPI announces its own error, which this API never sends.
-            operation["responses"].pop("422", None)
-            operation["responses"]["default"] = {"description": "An error: {status, message, success: 0, data: []}"}
-    schemas = description["components"]["schemas"]
-    for unused in ("HTTPValidationError", "ValidationError"):
-        schemas.pop(unused, None)
+    @cache
+    def description() -> dict[str, Any]:
+        return _describe(title, router)
 
     @app.get(router.prefix, include_in_schema=False)
     def page() -> HTMLResponse:
@@ -44,4 +41,16 @@ def _mount(app: FastAPI, title: str, router: APIRouter) -> None:
 
     @app.get(f"{router.prefix}/swagger.json", include_in_schema=False)
     def openapi() -> JSONResponse:
-        return JSONResponse(description)
+        return JSONResponse(description())
+
+
+def _describe(title: str, router: APIRouter) -> dict[str, Any]:
+    result = get_openapi(title=title, version=API_VERSION, routes=router.routes)
+    for path in result["paths"].values():
+        for operation in path.values():
+            # FastAPI announces its own error, which this API never sends.
+            operation["responses"].pop("422", None)
+            operation["responses"]["default"] = {"description": "An error: {status, message, success: 0, data: []}"}
+    for unused in ("HTTPValidationError", "ValidationError"):
+        result["components"]["schemas"].pop(unused, None)
+    return result

@@ -217,7 +217,8 @@ def _predict(
         for combination in combinations
     ]
     with database.write() as records:
-        records.change(records.get(TAG, member), {"predict": tags})
+        tagged = records.get(TAG, member)
+        records.change(tagged, {**tagged.body, "predict": tags})
         if requester.alignment:
             records.put(ALIGNMENT, member, requester.alignment.model_dump())
         stored = [

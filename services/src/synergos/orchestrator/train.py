@@ -93,7 +93,7 @@ def align(database: Database, engine: Engine, project: Key, order: schemas.Align
             records.put(ALIGNMENT, {**project, "participant_id": participant_id}, alignment.model_dump())
         for expt_id, model in result.experiments.items():
             experiment = records.get(EXPERIMENT, {**project, "expt_id": expt_id})
-            records.change(experiment, {"model": model})
+            records.change(experiment, {**experiment.body, "model": model})
         return show(records, records.select(ALIGNMENT, **project))
 
 

@@ -57,17 +57,15 @@ def reset(database: Database, outputs: Path, lock: Path, dry_run: bool) -> None:
         synergos.errors.Busy: a job is running.
     """
     database.migrate()
-    trees = sorted(outputs.iterdir())
-    with database.read() as records:
-        counts = {kind: records.count(kind) for kind in KINDS}
-    for kind, count in counts.items():
-        if count:
-            print(f"{count} {kind.name} record{'s' if count > 1 else ''}")
-    for tree in trees:
-        print(tree)
-    if dry_run:
-        return
     with exclusive(lock), database.write() as records:
+        for kind in KINDS:
+            if count := records.count(kind):
+                print(f"{count} {kind.name} record{'s' if count > 1 else ''}")
+        trees = sorted(outputs.iterdir())
+        for tree in trees:
+            print(tree)
+        if dry_run:
+            return
         for kind in KINDS:
             records.clear(kind)
         for tree in trees:

@@ -1,0 +1,197 @@
+"""The TTP as a process: command line, log, stop, reset."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from grid_double import PlainClient, register, registration
+
+from synergos import __version__, cli
+from synergos.orchestrator.queue import exclusive
+
+REST = "http://127.0.0.1:5000"
+
+
+def command(root: Path, *arguments: str) -> dict[str, Any]:
+    return {
+        "args": [sys.executable, "-m", "synergos.ttp", *arguments],
+        "env": {**os.environ, "SYNERGOS_ROOT": str(root)},
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "text": True,
+    }
+
+
+@contextlib.contextmanager
+def ttp(root: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(**command(root, *arguments)) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while not _healthy():
+                assert process.poll() is None, process.stderr and process.stderr.read()
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            yield process
+        finally:
+            process.kill()
+
+
+def _healthy() -> bool:
+    try:
+        return all(httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200 for port in (5000, 8020))
+    except httpx.TransportError:
+        return False
+
+
+def stop(process: subprocess.Popen[str]) -> tuple[list[dict[str, Any]], float]:
+    """Stop a process; returns its log and the seconds it took."""
+    begin = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
+    assert "Traceback" not in err
+    return [json.loads(line) for line in out.splitlines()], time.monotonic() - begin
+
+
+def test_serve_log_and_stop(tmp_path: Path) -> None:
+    # Without -l, which the original could not start with.
+    with ttp(tmp_path, "--id", "ttp/one", "-r", "1", "--censored") as process:
+        client = PlainClient(REST)
+        register(client)
+        assert client("GET", "connect/collaborations/nix").status_code == 404
+        time.sleep(1.2)
+        log, _ = stop(process)
+    assert {entry["node"] for entry in log} == {"ttp/one"}
+    requests = [entry for entry in log if entry["event"] == "request"]
+    assert {"method": "GET", "path": "/ttp/connect/collaborations/nix", "status": 404}.items() <= requests[-1].items()
+    assert isinstance(requests[-1]["ms"], float)
+    assert not any(entry["path"] == "/health" for entry in requests)
+    usage = next(entry for entry in log if entry["event"] == "usage")
+    assert usage["memory_total"] > usage["memory_available"] > 0
+    # Started again, it knows what it knew.
+    with ttp(tmp_path) as process:
+        assert PlainClient(REST).ok("GET", "connect/collaborations/c1")["key"] == {"collab_id": "c1"}
+        stop(process)
+
+
+def test_stop_during_a_job(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, ttp(tmp_path) as process, ThreadPoolExecutor(1) as pool:
+        client = PlainClient(REST)
+        register(client, workers=1)
+        # A worker that takes the connection and never answers.
+        port = silent.getsockname()[1]
+        node = {"host": "127.0.0.1", "port": port, "f_port": port}
+        client.ok("PUT", registration("worker_1"), {"node_0": node})
+        waiting = pool.submit(PlainClient(REST), "POST", "train/collaborations/c1/projects/p1/alignments", {})
+        silent.settimeout(20)
+        connection, _ = silent.accept()
+        refused = subprocess.run(**command(tmp_path, "reset"), check=False)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert "at work on a job" in refused.stderr
+        _, seconds = stop(process)
+        connection.close()
+        assert seconds < 15
+        with contextlib.suppress(httpx.TransportError):
+            assert waiting.result().is_error
+
+
+def test_a_taken_port_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("0.0.0.0", 8020)):
+        process = subprocess.run(**command(tmp_path), timeout=60, check=False)
+    assert process.returncode == 1
+    last = json.loads(process.stdout.splitlines()[-1])
+    assert "port 8020" in last["reason"]
+
+
+def test_a_broken_database_is_named(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "database.db").write_text("no database\n" * 100)
+    process = subprocess.run(**command(tmp_path), timeout=60, check=False)
+    assert process.returncode == 1
+    assert str(tmp_path / "data" / "database.db") in process.stderr
+    assert "Traceback" not in process.stderr
+
+
+def test_reset(tmp_path: Path) -> None:
+    with ttp(tmp_path) as process:
+        client = PlainClient(REST)
+        register(client)
+        model = tmp_path / "outputs" / "c1" / "p1" / "global_model.pt"
+        model.parent.mkdir(parents=True)
+        model.write_bytes(b"weights")
+        (tmp_path / "outputs" / "loose file").write_text("x")
+        dry = subprocess.run(**command(tmp_path, "reset", "--dry-run"), check=True)
+        assert model.exists()
+        assert client.ok("GET", "connect/collaborations") != []
+        done = subprocess.run(**command(tmp_path, "reset"), check=True)
+        assert dry.stdout == done.stdout
+        assert done.stdout.splitlines() == [
+            "1 Collaboration record",
+            "1 Project record",
+            "1 Experiment record",
+            "1 Run record",
+            "2 Participant records",
+            "2 Registration records",
+            "2 Tag records",
+            str(tmp_path / "outputs" / "c1"),
+            str(tmp_path / "outputs" / "loose file"),
+        ]
+        assert list((tmp_path / "outputs").iterdir()) == []
+        # The running service goes on, from nothing.
+        assert client.ok("GET", "connect/participants") == []
+        register(client)
+        stop(process)
+    with exclusive(tmp_path / "data" / "jobs.lock"):
+        refused = subprocess.run(**command(tmp_path, "reset"), check=False)
+    assert (refused.returncode, "Traceback" in refused.stderr) == (1, False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragment"),
+    [
+        (["-l", "graylog", "172.19.0.10"], "needs HOST and PORT"),
+        (["-l", "graylog", "172.19.0.10", "x"], "PORT is a number from 1 to 65535, not 'x'"),
+        (["-l", "graylog", "172.19.0.10", "9300"], "not available in this version"),
+        (["-l", "syslog"], "'syslog' is not supported: use 'basic'"),
+        (["-l", "basic", "more"], "takes nothing after it"),
+        (["-r", "0"], "at least 1 second"),
+        (["--cpus", "0"], "--cpus is at least 1"),
+        (["--gpus", "-1"], "--gpus is at least 0"),
+        (["--cpu", "1"], "invalid choice: '1' (choose from reset)"),
+    ],
+)
+def test_usage_errors(capsys: pytest.CaptureFixture[str], arguments: list[str], fragment: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.parse(cli.parser("ttp", 5), arguments)
+    assert caught.value.code == 2
+    assert fragment in capsys.readouterr().err
+
+
+def test_defaults_and_limits(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    options = cli.parse(cli.parser("ttp", 5), [])
+    assert (options.logging_variant, options.logging_resolution, options.command) == (["basic"], 5, "serve")
+    assert options.id.startswith("ttp/")
+    assert cli.parse(cli.parser("worker"), []).logging_resolution is None
+    assert cli.parse(cli.parser("ttp"), ["--cpus", "100000"]).cpus == len(os.sched_getaffinity(0))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv("OMP_NUM_THREADS", "9")
+    cli.limit_hardware(cli.parse(cli.parser("ttp"), ["--gpus", "0", "--cpus", "1"]))
+    # 0 is a limit, not "unset".
+    assert (os.environ["CUDA_VISIBLE_DEVICES"], os.environ["OMP_NUM_THREADS"]) == ("", "1")
+    with pytest.raises(SystemExit) as caught:
+        cli.parse(cli.parser("ttp"), ["--version"])
+    assert caught.value.code == 0
+    assert __version__ in capsys.readouterr().out
