@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import posixpath
 import shlex
 import tempfile
 import time
@@ -124,7 +125,7 @@ class ActionModule(ActionBase):
             job = self._start(arguments, timeout, variables)
             if "ansible_job_id" not in job:
                 return job
-            return self._follow(job["ansible_job_id"], progress, variables)
+            return self._follow(job, progress, variables)
         finally:
             modules = shell.tmpdir
             self._remove_tmp_path(folder, force=True)
@@ -148,7 +149,7 @@ class ActionModule(ActionBase):
         finally:
             self._task.async_val = waiting
 
-    def _follow(self, job: str, progress: str, variables: dict[str, Any]) -> dict[str, Any]:
+    def _follow(self, job: dict[str, Any], progress: str, variables: dict[str, Any]) -> dict[str, Any]:
         offset, ended, looks = 0, False, 0
         last = ("", 0.0)
         while True:
@@ -176,9 +177,10 @@ class ActionModule(ActionBase):
                         status.pop(key, None)
                     return status
 
-    def _status(self, job: str, mode: str, variables: dict[str, Any]) -> dict[str, Any]:
-        folder = self._remote_expand_user(self.get_shell_option("async_dir", default="~/.ansible_async"))
-        arguments = {"jid": job, "mode": mode, "_async_dir": folder}
+    def _status(self, job: dict[str, Any], mode: str, variables: dict[str, Any]) -> dict[str, Any]:
+        # Where the job wrote, not where Ansible would look: the two differ where HOME is not the user's home.
+        folder = posixpath.dirname(job["results_file"])
+        arguments = {"jid": job["ansible_job_id"], "mode": mode, "_async_dir": folder}
         status: dict[str, Any] = self._execute_module(
             module_name="ansible.legacy.async_status", module_args=arguments, task_vars=variables
         )

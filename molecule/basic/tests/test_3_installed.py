@@ -15,14 +15,15 @@ BIN = Path(sys.executable).parent
 
 
 def test_the_installed_collection_finds_nothing_to_change(client: docker.DockerClient, tmp_path: Path) -> None:
-    def galaxy(*argv: str) -> None:
-        subprocess.run([BIN / "ansible-galaxy", "collection", *argv], cwd=ROOT, check=True, capture_output=True, timeout=300)
+    def galaxy(*argv: str, cwd: Path) -> None:
+        subprocess.run([BIN / "ansible-galaxy", "collection", *argv], cwd=cwd, check=True, capture_output=True, timeout=300)
 
-    galaxy("build", "--output-path", str(tmp_path))
+    galaxy("build", "--output-path", str(tmp_path), cwd=ROOT)
     (artifact,) = tmp_path.glob("synergos-grid-*.tar.gz")
     assert artifact.stat().st_size < 2_000_000
-    galaxy("install", str(artifact), "-p", str(tmp_path / "collections"), "--offline")
+    galaxy("install", str(artifact), "-p", str(tmp_path / "collections"), "--offline", cwd=tmp_path)
     installed = tmp_path / "collections/ansible_collections/synergos/grid"
+    assert (installed / "roles/ttp").is_dir()
     assert not (installed / "collections").exists() and not (installed / "tests").exists()
 
     shutil.copytree(ROOT / "inventories/basic", tmp_path / "basic")
