@@ -41,7 +41,9 @@ class Converge:
 
     def run(self, plan: Plan) -> None:
         replaced = [step for step in plan.containers if step.action == "recreate"]
-        in_parallel(self.parallel, [self._removal(step.name) for step in (*plan.removals, *replaced)], self.errors)
+        removals = [self._removal(step.name) for step in (*plan.removals, *replaced)]
+        # All at once and first: containers may swap addresses and ports.
+        in_parallel(self.parallel, [*removals, *map(self._detaching, plan.containers)], self.errors)
         if self.errors:
             return
         try:
@@ -75,6 +77,19 @@ class Converge:
                 ) from error
 
         return remove
+
+    def _detaching(self, step: Step) -> Callable[[], None]:
+        def detach() -> None:
+            network = self.request.network.name
+            if "connect" in step.repairs and network in self.there.inspected[step.name]["NetworkSettings"]["Networks"]:
+                try:
+                    self.engine.disconnect(step.name, network)
+                except GridError as error:
+                    raise GridError(
+                        f"container {step.name}: disconnect: {error}; correct this and run again"
+                    ) from error
+
+        return detach
 
     def _prepare(self, plan: Plan) -> None:
         """Networks, volumes, folders and files."""
@@ -157,11 +172,10 @@ class Converge:
                 if reason["property"].startswith("networks.") and reason["desired"] is None:
                     self.engine.disconnect(name, reason["property"][len("networks.") :])
             if "connect" in repairs:
-                if network in self.there.inspected[name]["NetworkSettings"]["Networks"]:
-                    self.engine.disconnect(name, network)
                 self.engine.connect(name, network, step.container.address, step.container.aliases)
             if "restart" in repairs and "start" not in repairs:
-                self.engine.restart(name)
+                self.engine.stop(name, step.container.stop_timeout)
+                self.engine.start(name)
             if "start" in repairs:
                 self.engine.start(name)
         except GridError as error:

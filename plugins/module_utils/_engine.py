@@ -148,13 +148,9 @@ class Engine:
     def start(self, name: str) -> None:
         _call(self._api.start, name)
 
-    def restart(self, name: str) -> None:
-        # `restart` of the SDK always sends a time-out; the container's own one counts.
-        self.stop(name)
-        self.start(name)
-
-    def stop(self, name: str) -> None:
-        _call(self._api.stop, name)
+    def stop(self, name: str, grace: int | None) -> None:
+        """Ask the container to end; Docker kills it after `grace` seconds (None: Docker's own default)."""
+        _call(self._api.stop, name, timeout=grace)
 
     def unpause(self, name: str) -> None:
         _call(self._api.unpause, name)
@@ -162,11 +158,11 @@ class Engine:
     def remove(self, name: str) -> None:
         """Stop a container with its own grace, then remove it; one that is gone already is fine."""
         with _gone_is_fine():
-            state = (self.inspect(name) or {}).get("State", {})
-            if state.get("Paused"):
+            inspected = self.inspect(name)
+            if inspected and inspected["State"]["Paused"]:
                 self.unpause(name)
-            if state.get("Running"):
-                self.stop(name)
+            if inspected and inspected["State"]["Running"]:
+                self.stop(name, inspected["Config"].get("StopTimeout"))
             _call(self._api.remove_container, name, force=True, v=True)
 
     def kill(self, name: str) -> None:
@@ -176,7 +172,7 @@ class Engine:
 
     def update(self, name: str, limits: Mapping[str, Any]) -> None:
         # The SDK's own call knows neither NanoCpus nor PidsLimit.
-        self._post(f"/containers/{name}/update", limits)
+        _call(self._post, f"/containers/{name}/update", limits)
 
     def wait(self, name: str, timeout: int) -> int:
         """Exit code of a container, once it ends."""

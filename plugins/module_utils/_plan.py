@@ -65,7 +65,7 @@ class Machine:
 
     files: Mapping[str, StoredFile]
     path_of: Callable[[str, File], str]
-    missing_folder: Callable[[str], bool]
+    missing: Callable[[str], bool]
     expand: Callable[[str, str], Sequence[str]]
     routes: Sequence[Route]
     addresses: Sequence[ipaddress.IPv4Address]
@@ -306,6 +306,9 @@ class _Planner:
 
     def storage(self) -> None:
         owners: dict[str, str] = {}
+        for mount in (mount for container in self.request.containers for mount in container.volumes):
+            if mount.type == "bind" and mount.owner and not mount.match and self.machine.missing(mount.source):
+                self.plan.folders.setdefault(mount.source, mount.owner)
         for container in self.request.containers:
             for mount in container.volumes:
                 where = f"container {container.name}: volume {mount.target}"
@@ -317,14 +320,10 @@ class _Planner:
                             f"{where}: no folder of the engine matches {mount.source}/{mount.match}; make it, or "
                             "correct the pattern"
                         )
-                elif mount.source not in self.plan.folders and self.machine.missing_folder(mount.source):
-                    if mount.owner:
-                        self.plan.folders[mount.source] = mount.owner
-                    else:
-                        self.absent_source(
-                            f"{where}: the engine has no folder {mount.source}; make it, or give `owner` to have "
-                            "it made"
-                        )
+                elif mount.source not in self.plan.folders and self.machine.missing(mount.source):
+                    self.absent_source(
+                        f"{where}: the engine has no folder {mount.source}; make it, or give `owner` to have it made"
+                    )
 
     def named_volume(self, mount: Volume, where: str, owners: dict[str, str]) -> None:
         owner = mount.owner and "{}:{}".format(*mount.owner)

@@ -72,9 +72,8 @@ class State:
         for path in self._files.rglob("*") if self._files.is_dir() else ():
             if path.is_file():
                 status = path.stat()
-                found[str(path)] = StoredFile(
-                    path.read_text(errors="replace"), stat.S_IMODE(status.st_mode), status.st_mtime
-                )
+                content = path.read_bytes().decode(errors="replace")  # read_text would change line ends
+                found[str(path)] = StoredFile(content, stat.S_IMODE(status.st_mode), status.st_mtime)
         return found
 
     def write(self, path: str, file: File) -> None:
@@ -90,9 +89,6 @@ class State:
         self._prune(Path(path).parent, self._files)
 
     # Folders
-
-    def missing_folder(self, path: str) -> bool:
-        return not Path(path).is_dir()
 
     def make_folder(self, path: str, owner: tuple[int, int]) -> None:
         """Make a folder with its parents and record each, so that teardown can remove exactly these.
@@ -175,7 +171,7 @@ class State:
     def _replace(target: Path, content: str, mode: int) -> None:
         fresh = target.with_name(f".{target.name}.new")
         fresh.unlink(missing_ok=True)
-        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as handle:
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as handle:
             handle.write(content)
         fresh.chmod(mode)
         fresh.replace(target)

@@ -61,6 +61,8 @@ def problem(record: Mapping[str, Any]) -> str | None:
         return f"container {name} is {status}; converge the grid, and see docker logs {name}"
     if record["health"] == "unhealthy":
         return f"container {name} does not pass its health check; see docker logs {name}"
+    if record["health"] == "starting":
+        return f"container {name} does not pass its health check yet; look again in a moment"
     return None
 
 

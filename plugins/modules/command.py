@@ -172,7 +172,7 @@ def one_shot(engine: Engine, module: AnsibleModule, volumes: Sequence[Volume], f
     with tempfile.TemporaryDirectory(prefix="synergos-", dir=module.tmpdir) as folder:
         for index, file in enumerate(files):
             path = Path(folder) / str(index)
-            path.write_text(file.content)
+            path.write_text(file.content, encoding="utf-8")
             path.chmod(file.mode)
             mounts.append(bind(str(path), file.path, True))
         body = {

@@ -198,13 +198,14 @@ problems:
 """
 
 import contextlib
+from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.synergos.grid.plugins.module_utils import _host
 from ansible_collections.synergos.grid.plugins.module_utils._address import parse_network
 from ansible_collections.synergos.grid.plugins.module_utils._arguments import DOCKER_HOST, connect, finish
-from ansible_collections.synergos.grid.plugins.module_utils._definition import parse, secret_texts
+from ansible_collections.synergos.grid.plugins.module_utils._definition import NAME, parse, secret_texts
 from ansible_collections.synergos.grid.plugins.module_utils._errors import GridError
 from ansible_collections.synergos.grid.plugins.module_utils._plan import (
     Machine,
@@ -246,10 +247,22 @@ def main() -> None:
     containers, _problems = parse(module.params["containers"])
     module.no_log_values.update(secret_texts(file for container in containers for file in container.files))
     try:
+        check_options(module)
         result = absent(module) if module.params["state"] == "absent" else present(module)
-    except GridError as error:
+    except (GridError, OSError) as error:
         result = {"failed": True, "msg": str(error)}
     finish(module, result, hidden="containers")
+
+
+def check_options(module: AnsibleModule) -> None:
+    params = module.params
+    if not NAME.fullmatch(params["name"]):
+        raise GridError(f"name: expected two or more letters, digits, '_', '.' or '-', got {params['name']!r}")
+    if not Path(params["state_dir"]).is_absolute():
+        raise GridError(f"state_dir: expected an absolute path, got {params['state_dir']!r}")
+    for option in ("wait_timeout", "parallel"):
+        if params[option] < 1:
+            raise GridError(f"{option}: expected a number from 1 on, got {params[option]}")
 
 
 def present(module: AnsibleModule) -> dict[str, Any]:
@@ -257,9 +270,6 @@ def present(module: AnsibleModule) -> dict[str, Any]:
     network, problems = parse_network(params["network"])
     containers, found = parse(params["containers"])
     problems += found
-    for option in ("wait_timeout", "parallel"):
-        if params[option] < 1:
-            problems.append(f"{option}: expected a number from 1 on, got {params[option]}")
     if problems or network is None:
         return _refused(problems)
 
@@ -338,7 +348,7 @@ def machine(state: State) -> Machine:
     return Machine(
         files=state.stored(),
         path_of=state.path_of,
-        missing_folder=state.missing_folder,
+        missing=lambda path: not Path(path).exists(),
         expand=expand,
         routes=_host.routes(),
         addresses=_host.addresses(),

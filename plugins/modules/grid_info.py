@@ -9,8 +9,8 @@ short_description: Tell how the containers of a grid are
 version_added: 1.0.0
 description:
   - Finds a grid's containers by their label C(org.synergos.grid) and reports each of them, and what is wrong.
-  - The check of a container that Docker still counts as starting is run once, so that a grid which has just come up
-    shows as it is.
+  - The check of a container that Docker counts as starting or unhealthy is run once, so that a grid which has just come
+    up or recovered shows as it is.
 extends_documentation_fragment: synergos.grid.engine
 options:
   name:
@@ -97,7 +97,7 @@ def main() -> None:
 def info(module: AnsibleModule) -> dict[str, Any]:
     engine = connect(module)
     there = engine.snapshot(module.params["name"])
-    engine.settle(there, ["starting"], PARALLEL)
+    engine.settle(there, ["starting", "unhealthy"], PARALLEL)
     names = list(dict.fromkeys([*module.params["expected"], *sorted(there.inspected)]))
     components = [component(name, there.inspected.get(name)) for name in names]
     problems = [text for record in components if (text := problem(record))]

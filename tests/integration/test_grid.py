@@ -182,7 +182,7 @@ def test_check_mode_announces_converge_makes_second_run_changes_nothing(grid: Gr
             {"type": "volume", "source": f"{GRID}_data", "target": "/data", "owner": "1000:1000"},
             {"type": "bind", "source": f"{grid.folder}/out/a", "target": "/out", "owner": "1000:1000"},
         ],
-        "files": [{"path": "/etc/conf", "content": "one\n"}],
+        "files": [{"path": "/etc/conf", "content": "one\r\n\u20ac"}],
         "tmpfs": {"/tmp": "size=1m"},
         "read_only": True,
         "cap_add": ["CHOWN"],
@@ -271,12 +271,13 @@ DRIFTS: dict[str, tuple[Callable[[Grid], Any], str, list[str]]] = {
         "disconnect",
         ["networks.bridge"],
     ),
-    "address": (other_address, "connect", ["address"]),
+    "address": (other_address, "connect", ["address", "aliases"]),
     "made by hand": (recreate_by_hand, "recreate", ["environment.DEBUG"]),
 }
 
 
 def test_drift_is_named_and_only_that_container_is_repaired(grid: Grid) -> None:
+    grid.args["containers"][0] |= {"ports": [{"container": 80, "host": 41080}], "aliases": ["alias"]}
     grid.present()
     for drift, (spoil, action, properties) in DRIFTS.items():
         print("drift:", drift)
@@ -294,8 +295,22 @@ def test_drift_is_named_and_only_that_container_is_repaired(grid: Grid) -> None:
         assert after[f"{GRID}_b"] == before[f"{GRID}_b"]
         if action in ("update", "connect", "disconnect", "unpause"):
             assert after == before
-        assert grid.inspect("a")["NetworkSettings"]["Networks"][GRID]["IPAddress"] == "10.213.41.2"
+        network = grid.inspect("a")["NetworkSettings"]
+        assert network["Networks"][GRID]["IPAddress"] == "10.213.41.2"
+        assert network["Ports"] == {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "41080"}]}
         assert grid.present(check=True)["changed"] is False
+
+
+def test_containers_can_swap_addresses(grid: Grid) -> None:
+    grid.present()
+    before = grid.started()
+    first, second = grid.args["containers"]
+    first["address"], second["address"] = second["address"], first["address"]
+    swapped = grid.present()
+    assert [action for _kind, _name, action in summary(swapped)] == ["connect", "connect"]
+    assert [c["address"] for c in swapped["components"]] == ["10.213.41.3", "10.213.41.2"]
+    assert grid.started() == before
+    assert grid.present()["changed"] is False
 
 
 def test_another_image_under_the_same_name_replaces_only_its_containers(grid: Grid, api: docker.APIClient) -> None:
@@ -534,6 +549,8 @@ def test_bare_machine_in_check_mode_gets_an_announcement(grid: Grid) -> None:
     assert announced["changed"] and not announced.get("failed")
     assert ("image", "not/built:yet", "build") in summary(announced)
     assert grid.absent(check=True, docker_host=nobody)["changed"] is False
+    with_bad_name = run_module("grid", name="../g", state="absent", state_dir=str(grid.folder))
+    assert with_bad_name["failed"] and "name: expected two or more letters" in with_bad_name["msg"]
     refused = grid.present(docker_host=nobody)
     assert refused["failed"] and "Docker does not answer" in refused["msg"]
 

@@ -152,7 +152,7 @@ def plan(definitions: list[dict[str, Any]], there: Snapshot, **more: Any) -> Pla
     machine = Machine(
         files=settings.pop("files", {}),
         path_of=lambda name, file: f"/state/{name}{file.path}",
-        missing_folder=lambda path: path.startswith("/missing"),
+        missing=lambda path: path.startswith("/missing"),
         expand=lambda source, match: ["x/data", "y/data"] if source == "/sets" else [],
         routes=settings.pop("routes", []),
         addresses=[],
