@@ -49,4 +49,4 @@ test-services: $(VENV)/.dev ## The services' tests and type checks, in a contain
 
 .PHONY: test-full
 test-full: test ## make test, then benchmarks and slower sweeps
-	$(BIN)/python tests/in_image.py python /src/tests/bench/loopback.py
+	$(BIN)/python tests/in_image.py python /src/tests/bench/bench.py

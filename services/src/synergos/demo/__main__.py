@@ -78,6 +78,10 @@ def run(phase: str, settings: Settings) -> phases.Result:
         raise phases.PhaseFailed(
             f"The TTP at {driver.address} does not answer ({error}). Check its host and port, and that the grid is up."
         ) from error
+    except json.JSONDecodeError as error:
+        raise phases.PhaseFailed(
+            f"What answers at {driver.address} is no TTP: its answer is not JSON. Check the TTP's host and port."
+        ) from error
     return {"phase": phase, "seconds": round(time.perf_counter() - start, 3), **result}
 
 

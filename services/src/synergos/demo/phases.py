@@ -27,17 +27,18 @@ def expect(reply: Mapping[str, Any], what: str) -> Any:
 def register(settings: Settings, driver: Driver) -> Result:
     """Register everything from the collaboration to the tags; what exists already is replaced."""
     collab_id, project_id, expt_id, run_id = settings.keys
+    # Read first: an unusable example must not leave half a project behind.
+    action, model, parameters = settings.action, settings.read("architecture.json"), settings.run_parameters
     expect(driver.collaborations.create(collab_id=collab_id), "Creating the collaboration")
     expect(
         driver.projects.create(
             collab_id=collab_id,
             project_id=project_id,
-            action=settings.action,
+            action=action,
             incentives={"tier_1": [], "tier_2": []},
         ),
         "Creating the project",
     )
-    model = settings.read("architecture.json")
     expect(
         driver.experiments.create(collab_id=collab_id, project_id=project_id, expt_id=expt_id, model=model),
         "Creating the experiment",
@@ -45,7 +46,7 @@ def register(settings: Settings, driver: Driver) -> Result:
     # A create over an existing run merges fields: parameters of an earlier demo would survive.
     if driver.runs.read(*settings.keys).get("status") == 200:
         expect(driver.runs.delete(*settings.keys), "Deleting the earlier run")
-    run = driver.runs.create(collab_id, project_id, expt_id, run_id, **settings.run_parameters)
+    run = driver.runs.create(collab_id, project_id, expt_id, run_id, **parameters)
     expect(run, "Creating the run")
 
     # Every registered participant takes part in the alignment, so one that has left the grid would stop it.
@@ -65,7 +66,7 @@ def register(settings: Settings, driver: Driver) -> Result:
         expect(task.create(collab_id, project_id, name, role=participant.role), f"Registering {name}")
         tags = {meta: [settings.tag(participant, meta)] for meta in ("train", "evaluate", "predict")}
         expect(driver.tags.create(collab_id, project_id, name, **tags), f"Declaring the tags of {name}")
-    return {"action": settings.action, "participants": sorted(wanted)}
+    return {"action": action, "participants": sorted(wanted)}
 
 
 def align(settings: Settings, driver: Driver) -> Result:

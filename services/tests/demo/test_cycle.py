@@ -1,0 +1,153 @@
+"""The demo as its command is used, against the real processes of a grid."""
+
+from __future__ import annotations
+
+import json
+import threading
+from http.server import HTTPServer, SimpleHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+import loopback
+import pytest
+
+from synergos.demo.__main__ import PHASES, VARIABLE, main
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+# Example, what its first metric has to reach, and how near to the centrally trained model it has to come.
+GOALS = [("diabetes", "R2", 0.4, 0.05), ("breast_cancer", "accuracy", 0.93, 0.03)]
+
+
+def told(grid: loopback.Grid, example: str, **changes: Any) -> dict[str, Any]:
+    """Return settings as the playbook writes them."""
+    participants = [
+        {
+            "participant_id": name,
+            "role": "guest" if index > 1 else "host",
+            "host": address,
+            "port": 8020,
+            "f_port": 5000,
+            "data": f"data{index}",
+        }
+        for index, (name, address) in enumerate(grid.workers.items(), 1)
+    ]
+    settings = {
+        "host": grid.ttp,
+        "port": 5000,
+        "collab_id": "demo",
+        "project_id": example,
+        "example": str(EXAMPLES / example),
+        "parameters": {},
+        "participants": participants,
+    }
+    return settings | changes
+
+
+class Demo:
+    """Runs phases in this process with the settings of one test."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch, self._capsys = monkeypatch, capsys
+
+    def run(self, settings: Any, *phases: str) -> dict[str, Any]:
+        """Return the results of phases that have to succeed."""
+        results = {}
+        for phase in phases:
+            code, out, err = self.outcome(settings, phase)
+            assert code == 0, err
+            results[phase] = json.loads(out)
+            assert results[phase]["phase"] == phase and results[phase]["seconds"] >= 0
+        return results
+
+    def fail(self, settings: Any, phase: str) -> str:
+        """Return the complaint of a phase that has to fail, without line breaks."""
+        code, out, err = self.outcome(settings, phase)
+        assert code == 1 and out == "" and "Traceback" not in err
+        return " ".join(err.split())
+
+    def outcome(self, settings: Any, phase: str) -> tuple[int, str, str]:
+        text = settings if isinstance(settings, str) else json.dumps(settings)
+        self._monkeypatch.setenv(VARIABLE, text)
+        self._capsys.readouterr()
+        code = main([phase])
+        return code, *self._capsys.readouterr()
+
+
+@pytest.fixture
+def demo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Demo:
+    return Demo(monkeypatch, capsys)
+
+
+@pytest.mark.parametrize(("example", "metric", "goal", "gap"), GOALS)
+def test_the_federated_model_is_good_and_near_the_central_one(
+    grid: loopback.Grid, demo: Demo, example: str, metric: str, goal: float, gap: float
+) -> None:
+    settings = told(grid, example)
+    results = demo.run(settings, *PHASES)
+    assert results["predict"]["statistics"].keys() == set(grid.workers)
+    found = results["compare"]["figures"]
+    assert list(found) == ["federated", "central", "worker_1 alone", "worker_2 alone"]
+    assert all(set(figures) == {*grid.workers, "overall"} for figures in found.values())
+    overall = {title: figures["overall"][metric] for title, figures in found.items()}
+    assert overall["federated"] >= goal
+    assert abs(overall["federated"] - overall["central"]) <= gap
+    for name, own in results["validate"]["figures"].items():
+        assert found["federated"][name] == own
+    rows = results["compare"]["table"][1:]
+    assert all(line.startswith(title) for line, title in zip(rows, found, strict=True))
+
+    # Everything again over what is there: a run with one seed gives the same model.
+    again = demo.run(settings, "register", "align", "train", "validate")
+    assert again["validate"]["statistics"] == results["validate"]["statistics"]
+
+
+def test_an_earlier_run_leaves_nothing_behind(grid: loopback.Grid, demo: Demo) -> None:
+    settings = told(grid, "diabetes", project_id="twice", parameters={"momentum": 0.9})
+    demo.run(settings, "register", "align")
+    # One participant has left, and the parameter is back to what the example says.
+    settings = told(grid, "diabetes", project_id="twice", parameters={"rounds": 1})
+    del settings["participants"][1]
+    results = demo.run(settings, "register", "align", "train", "validate")
+    assert list(results["align"]["spacers"]) == ["worker_1"]
+    alone = demo.run({**settings, "project_id": "once"}, "register", "align", "train", "validate")
+    assert alone["validate"]["statistics"] == results["validate"]["statistics"]
+
+
+def test_a_model_no_better_than_chance_fails(grid: loopback.Grid, demo: Demo) -> None:
+    settings = told(grid, "diabetes", project_id="chance", parameters={"rounds": 1, "epochs": 1, "lr": 1e-9})
+    demo.run(settings, "register", "align", "train", "validate", "predict")
+    complaint = demo.fail(settings, "compare")
+    assert "not better than chance" in complaint and "R2" in complaint
+
+
+def test_failures_say_what_is_wrong(grid: loopback.Grid, demo: Demo) -> None:
+    settings = told(grid, "diabetes", project_id="wrong")
+    assert "run" in demo.fail({**settings, "project_id": "never"}, "train").lower()
+    assert "127.0.0.77:5000" in demo.fail({**settings, "host": "127.0.0.77"}, "register")
+    with HTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as other:
+        threading.Thread(target=other.handle_request, daemon=True).start()
+        assert "is no TTP" in demo.fail({**settings, "port": other.server_port}, "register")
+    lost = json.loads(json.dumps(settings))
+    lost["participants"][1]["host"] = "127.0.0.77"
+    demo.run(lost, "register")
+    assert "worker_2" in demo.fail(lost, "align")
+    assert "lr" in demo.fail({**settings, "parameters": {"lr": "fast"}}, "register")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "has no settings"),
+        ("{", "Invalid JSON"),
+        ('{"host": "h", "project_id": "p", "example": "/nowhere", "participants": []}', "participants"),
+        ('{"host": "h", "project_id": "p", "example": "/nowhere", "participant": 1}', "participant: Extra"),
+    ],
+)
+def test_unusable_settings_are_explained(demo: Demo, text: str, said: str) -> None:
+    assert said in demo.fail(text, "register")
+
+
+def test_a_missing_example_is_named(demo: Demo) -> None:
+    participant = {"participant_id": "w", "host": "h", "data": "data1"}
+    settings = {"host": "h", "project_id": "p", "example": "/nowhere/x", "participants": [participant]}
+    assert "/nowhere/x" in demo.fail(settings, "register")
