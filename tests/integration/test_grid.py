@@ -69,7 +69,7 @@ def rootfs(marker: str) -> bytes:
 
 @pytest.fixture(scope="module")
 def api() -> Iterator[docker.APIClient]:
-    client = docker.APIClient(version="auto")
+    client = docker.APIClient(version="auto", **docker.utils.kwargs_from_env())
     for reference in (IMAGE, OTHER_IMAGE):
         repository, _colon, tag = reference.partition(":")
         # PATH and a default command, so that what a container inherits from its image is compared too.
@@ -234,7 +234,9 @@ def recreate_by_hand(grid: Grid) -> None:
         **found["Config"],
         "Env": [*found["Config"]["Env"], "DEBUG=1"],
         "HostConfig": found["HostConfig"],
-        "NetworkingConfig": {"EndpointsConfig": {GRID: {"IPAMConfig": {"IPv4Address": "10.213.41.2"}}}},
+        "NetworkingConfig": {
+            "EndpointsConfig": {GRID: {"IPAMConfig": {"IPv4Address": "10.213.41.2"}, "Aliases": ["alias"]}}
+        },
     }
     grid.api.start(grid.api.create_container_from_config(body, found["Name"][1:])["Id"])
 
