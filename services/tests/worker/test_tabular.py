@@ -47,6 +47,14 @@ def test_levels_written_as_floats_are_the_same_levels(root: Path, write: Write) 
     assert table.rows[3] == ("d/two/data.csv", 0)
 
 
+def test_blanks_and_byte_order_marks_do_not_matter(root: Path, write: Write) -> None:
+    csv = '\ufeffa , c,target\n\n 1, F ,0\n2 ,"  ",1 \n3,F,0\n'
+    table = load(root, Tags(train=[write("d/train", csv, SIMPLE)]), "classify")["train"]
+    assert table.features == ["a", "c_F"] and table.labels == ["target_0", "target_1"]
+    assert table.frame["a"].tolist() == [1, 2, 3]
+    assert (table.metadata["imputed_count"], [row for _, row in table.rows]) == (1, [0, 1, 2])
+
+
 def test_classes_are_ordered_by_number_if_they_are_numbers(root: Path, write: Write) -> None:
     schema = {"a": "float64", "target": "int32"}
     table = load(root, Tags(train=[write("d/t", "a,target\n1,10\n2,2\n3,-1\n", schema)]), "classify")["train"]
@@ -166,7 +174,15 @@ BAD: list[tuple[str, Any, Any, Any, str, list[str]]] = [
     ("empty file", "", SIMPLE, None, "classify", ["d/train/data.csv is empty"]),
     ("no rows", "a,c,target\n", SIMPLE, None, "classify", ["d/train/data.csv has a header but no rows"]),
     ("ragged", CSV + "1,F,0,9\n", SIMPLE, None, "classify", ["d/train/data.csv is not readable as csv", "line 4"]),
-    ("one cell too many", "a,c,target\n1,F,0,\n2,M,1,\n", SIMPLE, None, "classify", ["not readable as csv", "line 2"]),
+    (
+        "one cell too many",
+        "a,c,target\n1,F,0,\n2,M,1,\n",
+        SIMPLE,
+        None,
+        "classify",
+        ["first row has more cells than the header"],
+    ),
+    ("first row too long", "a,c,target\n1,F,0,7\n2,M,1\n", SIMPLE, None, "classify", ["more cells than the header"]),
     ("open quote", 'a,c,target\n1,"F,0\n', SIMPLE, None, "classify", ["not readable as csv"]),
     ("not utf-8", b"a,c,target\n1,\xff\xfe,0\n", SIMPLE, None, "classify", ["not readable as csv", "utf-8"]),
     ("index column", ",a,c,target\n0,1,F,0\n", SIMPLE, None, "classify", ["column 1 has no name", "index column"]),

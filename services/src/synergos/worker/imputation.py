@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from sklearn import config_context
 from sklearn.impute import KNNImputer
 
 # Rows that neighbours are looked for in: the time grows with (rows with gaps) x (these).
-_DONORS = 5000
+_DONORS = 2000
 _NEIGHBOURS = 5
+# MiB that the distances may take at a time; scikit-learn takes 1024.
+_MEMORY = 64
 
 
 class Imputer:
@@ -61,7 +64,8 @@ class Imputer:
             step = -(-len(self._train) // _DONORS)
             self._model = KNNImputer(n_neighbors=_NEIGHBOURS, keep_empty_features=True)
             self._model.fit(self._encode(self._train[::step]))
-        numbers = self._model.transform(self._encode(rows))
+        with config_context(working_memory=_MEMORY):
+            numbers = self._model.transform(self._encode(rows))
         guesses: dict[str, NDArray[Any]] = {}
         start = 0
         for name in self._train:

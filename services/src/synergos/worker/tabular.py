@@ -153,23 +153,8 @@ def _read_schema(root: Path, path: Path, action: Action) -> dict[str, str]:
 
 def _read_table(root: Path, path: Path, schema: dict[str, str], meta: Meta) -> pd.DataFrame:
     shown = _shown(root, path)
-    try:
-        # Without header=None, a row with one cell too many would silently turn the first column into an index.
-        cells = pd.read_csv(
-            path, header=None, dtype=str, encoding="utf-8-sig", skipinitialspace=True, na_values=["?"], low_memory=False
-        )
-    except pd.errors.EmptyDataError:
-        raise Invalid(f"{shown} is empty.") from None
-    except (OSError, ValueError) as error:
-        raise Invalid(f"{shown} is not readable as csv: {str(error).strip()}.") from None
-    header = [name.strip() if isinstance(name, str) else "" for name in cells.iloc[0]]
-    if "" in header:
-        raise Invalid(f"{shown}: column {header.index('') + 1} has no name; was the file written with an index column?")
-    if twice := sorted({name for name in header if header.count(name) > 1}):
-        raise Invalid(f"{shown}: column {twice[0]!r} appears {header.count(twice[0])} times.")
-    cells = cells.iloc[1:].set_axis(header, axis=1)
-    if cells.empty:
-        raise Invalid(f"{shown} has a header but no rows.")
+    cells = _read_cells(path, schema, shown)
+    header = list(cells)
     empty = {name for name in header if cells[name].isna().all()}
     missing = [name for name in schema if name not in header and not (name == LABEL and meta == "predict")]
     extra = [name for name in header if name not in schema and name not in empty]
@@ -190,19 +175,50 @@ def _read_table(root: Path, path: Path, schema: dict[str, str], meta: Meta) -> p
     return frame
 
 
+def _read_cells(path: Path, schema: dict[str, str], shown: str) -> pd.DataFrame:
+    """Read a csv: categories as text, everything else as pandas finds it."""
+    try:
+        first = pd.read_csv(path, header=None, nrows=1, dtype=str, encoding="utf-8-sig", keep_default_na=False)
+        raw = [str(name) for name in first.iloc[0]]
+        header = [name.strip() for name in raw]
+        if "" in header:
+            place = header.index("") + 1
+            raise Invalid(f"{shown}: column {place} has no name; was the file written with an index column?")
+        if twice := sorted({name for name in header if header.count(name) > 1}):
+            raise Invalid(f"{shown}: column {twice[0]!r} appears {header.count(twice[0])} times.")
+        cells = pd.read_csv(
+            path,
+            encoding="utf-8-sig",
+            dtype={name: str for name, own in zip(raw, header, strict=True) if schema.get(own) == CATEGORY},
+            na_values=["?"],
+            skipinitialspace=True,
+            low_memory=False,
+        )
+    except pd.errors.EmptyDataError:
+        raise Invalid(f"{shown} is empty.") from None
+    except (OSError, ValueError) as error:
+        raise Invalid(f"{shown} is not readable as csv: {str(error).strip()}.") from None
+    if cells.empty:
+        raise Invalid(f"{shown} has a header but no rows.")
+    if not isinstance(cells.index, pd.RangeIndex):
+        # That is how pandas takes a first row with more cells than the header.
+        raise Invalid(f"{shown} is not readable as csv: the first row has more cells than the header.")
+    return cells.set_axis(header, axis=1)
+
+
 def _typed(cells: pd.Series[Any], dtype: str, name: str, shown: str) -> pd.Series[Any]:
-    text = cells.str.strip()
     if dtype == CATEGORY:
+        text = cells.str.strip()
         # A level keeps its name whether the csv was written from integers or, next to an empty cell, from floats.
-        return text.str.replace(r"^(-?\d+)\.0+$", r"\1", regex=True)
-    numbers = pd.to_numeric(text, errors="coerce").astype(np.float64)
+        return text.where(text != "").str.replace(r"^(-?\d+)\.0+$", r"\1", regex=True)
+    numbers = pd.to_numeric(cells, errors="coerce").astype(np.float64)
     numbers = numbers.where(np.isfinite(numbers))
-    junk = text.notna() & numbers.isna()
+    junk = cells.notna() & numbers.isna()
     if junk.any():
         if numbers.isna().all():
             raise Invalid(
                 f"{shown}: column {name!r} is declared {dtype}, but no cell is a number "
-                f"(the first is {text[junk].iloc[0]!r}): declare it 'category' or correct the file."
+                f"(the first is {str(cells[junk].iloc[0])!r}): declare it 'category' or correct the file."
             )
         log.warning("cells that are no numbers count as empty", file=shown, column=name, cells=int(junk.sum()))
     if dtype in _INTEGERS and (parts := numbers[numbers.notna() & (numbers % 1 != 0)]).size:
