@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from heart import HEART, heart
+from heart import HEART, Write, heart
 
 from synergos.jobs import Tags
-
-Write = Callable[..., list[str]]
 
 
 @pytest.fixture

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+
+# The fixture `write`: (tag, csv, schema, metadata) → path tokens.
+Write = Callable[..., list[str]]
 
 HEART = {"age": "int32", "chol": "float64", "sex": "category", "cp": "category", "target": "category"}
 

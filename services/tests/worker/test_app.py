@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Write
 from fastapi.testclient import TestClient
-from heart import HEART
+from heart import HEART, Write
 
 from synergos.errors import NotFound
 from synergos.federation.sessions import Sessions

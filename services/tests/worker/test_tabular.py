@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Write
-from heart import HEART, heart
+from heart import HEART, Write, heart
 
 from synergos.errors import Invalid
 from synergos.jobs import Layout, Spacers, Tags
