@@ -17,5 +17,5 @@ options:
 requirements:
   - docker >= 7.1, < 8 (the Docker SDK for Python)
   - Docker Engine 20.10 or newer
-author: The synergos.grid maintainers
+author: The synergos.grid maintainers (@synergos-grid)
 """

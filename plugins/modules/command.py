@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -53,7 +54,10 @@ options:
     type: int
     default: 600
 attributes:
-  check_mode: {description: The command is not run., support: partial}
+  check_mode:
+    description: The command is not run.
+    details: [Nobody can know what it would change; the task is skipped.]
+    support: partial
   diff_mode: {description: What a command changes is not known., support: none}
   idempotent: {description: Depends on the command., support: N/A}
 """
@@ -83,7 +87,6 @@ json: {description: The output as data if it is JSON., returned: unless skipped,
 
 import json
 import signal
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -166,7 +169,7 @@ def one_shot(engine: Engine, module: AnsibleModule, volumes: Sequence[Volume], f
 
     params = module.params
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: sys.exit(1))  # so that `finally` runs
+        signal.signal(number, _end)
     mounts = [bind(v.source, v.target, v.read_only) if v.type == "bind" else volume(v) for v in volumes]
     container = None
     with tempfile.TemporaryDirectory(prefix="synergos-", dir=module.tmpdir) as folder:
@@ -197,6 +200,11 @@ def one_shot(engine: Engine, module: AnsibleModule, volumes: Sequence[Volume], f
         finally:
             if container:
                 engine.kill(container)
+
+
+def _end(*_: Any) -> None:
+    """End by an exception, so that `finally` removes the container."""
+    raise SystemExit(1)
 
 
 def _environment(module: AnsibleModule) -> dict[str, str]:
