@@ -107,7 +107,7 @@ class Converge:
                 self.engine.create_volume(name, self.request.grid, owner)
             except GridError as error:
                 raise GridError(f"volume {name}: {error}") from error
-        for path, owned_by in plan.folders.items():
+        for path, owned_by in sorted(plan.folders.items()):  # a folder before those below it
             self.state.make_folder(path, owned_by)
         try:
             for path, file in plan.writes.items():

@@ -181,6 +181,7 @@ def test_check_mode_announces_converge_makes_second_run_changes_nothing(grid: Gr
         "volumes": [
             {"type": "volume", "source": f"{GRID}_data", "target": "/data", "owner": "1000:1000"},
             {"type": "bind", "source": f"{grid.folder}/out/a", "target": "/out", "owner": "1000:1000"},
+            {"type": "bind", "source": f"{grid.folder}/out", "target": "/all", "owner": "0:0"},
         ],
         "files": [{"path": "/etc/conf", "content": "one\r\n\u20ac"}],
         "tmpfs": {"/tmp": "size=1m"},
@@ -198,6 +199,7 @@ def test_check_mode_announces_converge_makes_second_run_changes_nothing(grid: Gr
         ("network", GRID, "create"),
         ("volume", f"{GRID}_data", "create"),
         ("folder", f"{grid.folder}/out/a", "create"),
+        ("folder", f"{grid.folder}/out", "create"),
         ("file", f"{grid.folder}/state/{GRID}/files/{GRID}_a/etc/conf", "create"),
         ("container", f"{GRID}_a", "create"),
         ("container", f"{GRID}_b", "create"),
@@ -215,8 +217,8 @@ def test_check_mode_announces_converge_makes_second_run_changes_nothing(grid: Gr
     assert first["reset"] == ["true", "--all"]
     assert [c["health"] for c in (first, second)] == ["healthy", "healthy"]
     assert grid.inspect("a")["State"]["StartedAt"] < grid.inspect("b")["State"]["StartedAt"]
-    shown = run_module("command", container=f"{GRID}_a", argv=["stat", "-c", "%u:%g", "/data", "/out"])
-    assert shown["stdout"] == "1000:1000\n1000:1000\n"
+    shown = run_module("command", container=f"{GRID}_a", argv=["stat", "-c", "%u:%g", "/data", "/out", "/all"])
+    assert shown["stdout"] == "1000:1000\n1000:1000\n0:0\n"
 
     before = grid.started()
     again = grid.present()
