@@ -89,7 +89,7 @@ class Projects:
         self._pending: list[_Job] = []
         # The last poll of a project, if it failed: what was asked for and why it could not be done.
         self._failed: dict[Project, tuple[Tags, str]] = {}
-        self._thread: threading.Thread | None = None
+        threading.Thread(target=self._work, daemon=True, name="polls").start()
 
     @property
     def jobs(self) -> int:
@@ -102,6 +102,9 @@ class Projects:
         job = _Job(_project(collab_id, project_id), action, tags)
         fingerprint = _fingerprint(self._data, job)
         with self._lock:
+            if self._on_first_poll:
+                threading.Thread(target=self._on_first_poll, daemon=True, name="warm-up").start()
+                self._on_first_poll = None
             others = [each for each in self._pending if each.project == job.project]
             if others and others[-1] == job:
                 return True
@@ -112,11 +115,6 @@ class Projects:
             self._failed.pop(job.project, None)
             self._pending.append(job)
             self._queue.put(job)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, daemon=True, name="polls")
-                self._thread.start()
-                if self._on_first_poll:
-                    threading.Thread(target=self._on_first_poll, daemon=True, name="warm-up").start()
         return True
 
     def polled(self, collab_id: str, project_id: str, tags: Tags | None = None) -> Record:
