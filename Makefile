@@ -29,7 +29,7 @@ lint: $(VENV)/.dev ## Linters and type checks
 	$(BIN)/ansible-lint --offline
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy plugins
+	$(BIN)/mypy collections/ansible_collections/synergos/grid/plugins
 
 .PHONY: test-fast
 test-fast: lint ## What needs no Docker: linters and the plugins' unit tests

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Run a command in the services' test image: torch lives in images only.
 
-Usage: tests/in_image.py COMMAND [ARGUMENT ...], in a one-shot container that sees the checkout read-only at /src and works in /src/services.
+Usage: tests/in_image.py COMMAND [ARGUMENT ...]
+
+The command runs in a one-shot container that sees the checkout read-only at /src and works in /src/services.
 tests/image.yml builds the image.
 """
 

@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-
 from ansible_collections.synergos.grid.plugins.module_utils._definition import parse
 from ansible_collections.synergos.grid.plugins.plugin_utils._run import run_id
 
@@ -18,7 +17,7 @@ class ActionModule(ActionBase):
     TRANSFERS_FILES = False
     _supports_check_mode = True
 
-    def run(self, tmp: Optional[str] = None, task_vars: Optional[dict[str, Any]] = None) -> dict[str, Any]:
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the definition as the fact `synergos_component`, or fail with one line per wrong field."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         variables = task_vars or {}

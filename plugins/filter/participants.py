@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Mapping
+from collections.abc import Mapping
+from typing import Any, Callable
 
 from ansible_collections.synergos.grid.plugins.filter.endpoint import endpoint
 
@@ -12,8 +13,8 @@ name: participants
 short_description: Describe the participants of a grid for their registration with a TTP
 version_added: 1.0.0
 description:
-  - Takes inventory names of workers that have published their containers in this run. The first participant gets the role
-    C(host), the others C(guest).
+  - Takes inventory names of workers that have published their containers in this run. The first participant gets the
+    role C(host), the others C(guest).
 positional: hostvars, engine
 options:
   _input:
@@ -38,7 +39,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: Per participant C(participant_id), C(role), C(host), C(port) (data port), C(f_port) (REST port) and C(data) (its folder in a data set).
+  description:
+    - Per participant C(participant_id), C(role), C(host), C(port) (data port), C(f_port) (REST port) and C(data) (its
+      folder in a data set).
   type: list
   elements: dict
 """
@@ -46,7 +49,7 @@ _value:
 
 def participants(workers: list[str], hostvars: Mapping[str, Any], engine: str) -> list[dict[str, Any]]:
     """Return one dict per worker, as a TTP on `engine` would register it."""
-    found = []
+    found: list[dict[str, Any]] = []
     for worker in workers:
         command, data = (endpoint(worker, hostvars, port, engine) for port in (5000, 8020))
         labels = hostvars[worker]["ansible_facts"]["synergos_component"]["container"]["labels"]

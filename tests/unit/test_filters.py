@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
-
 from ansible_collections.synergos.grid.plugins.filter.endpoint import endpoint
 from ansible_collections.synergos.grid.plugins.filter.participants import participants
 from ansible_collections.synergos.grid.plugins.filter.published import published

@@ -1,4 +1,4 @@
-"""What the scenario's tests share: the user's playbooks, run as a user runs them, and the engine that carries the grid."""
+"""What the scenario's tests share: the user's playbooks, run as a user runs them, and the engine."""
 
 from __future__ import annotations
 
@@ -40,7 +40,14 @@ class Run:
 def run(*argv: str, stdin: str = "") -> Run:
     """Run a command in the checkout."""
     done = subprocess.run(
-        argv, cwd=ROOT, input=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=900
+        argv,
+        cwd=ROOT,
+        input=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=900,
     )
     return Run(done.returncode, done.stdout)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import docker
 import pytest
 import requests
-
 from conftest import CONTAINERS, TIER, inspect
 
 PORTS = {
@@ -43,7 +42,8 @@ def test_services_answer_on_their_published_ports(name: str) -> None:
 
 def test_a_worker_sees_its_own_participants_data_only(client: docker.DockerClient) -> None:
     for number in (1, 2):
-        listing = client.containers.get(f"synb_worker_{number}").exec_run(["sh", "-c", "ls -d /worker/data/*/dataset/*"])
+        worker = client.containers.get(f"synb_worker_{number}")
+        listing = worker.exec_run(["sh", "-c", "ls -d /worker/data/*/dataset/*"])
         folders = listing.output.decode().split()
         assert folders and {folder.rsplit("/", 1)[1] for folder in folders} == {f"data{number}"}
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import requests
-
 from conftest import CONTAINERS, ROOT, playbook
 
 TTP = "http://127.0.0.1:5000/ttp"
@@ -49,7 +48,8 @@ def test_the_whole_call_sequence() -> None:
         call("POST", "connect/participants", {"id": worker, "category": None, "summary": None}, 201)
         absent = requests.get(f"{TTP}/connect/{project}/participants/{worker}/registration", timeout=30)
         assert absent.status_code == 404 and absent.json().get("status") != 200
-        node = {"host": CONTAINERS[f"synb_worker_{number}"], "port": 8020, "f_port": 5000, "log_msgs": True, "verbose": True}
+        address = CONTAINERS[f"synb_worker_{number}"]
+        node = {"host": address, "port": 8020, "f_port": 5000, "log_msgs": True, "verbose": True}
         role = "host" if number == 1 else "guest"
         body = {"role": role, "n_count": 1, "node_0": node}
         call("POST", f"connect/{project}/participants/{worker}/registration", body, 201)
@@ -78,10 +78,10 @@ def test_the_whole_call_sequence() -> None:
         assert predictions["data"][0]["predict"]["statistics"]
 
     relations = call("GET", f"connect/collaborations/{C}")["data"]["relations"]
-    assert {kind: len(records) for kind, records in relations.items()} == {
-        "Project": 1, "Experiment": 1, "Run": 1, "Registration": 2, "Tag": 2, "Model": 1, "Validation": 2, "Prediction": 2,
-    }  # fmt: skip
-    optimizations = requests.post(f"{TTP}/train/{project}/models/{E}/optimizations/", json={"search_space": {}}, timeout=30)
+    one, two = ("Project", "Experiment", "Run", "Model"), ("Registration", "Tag", "Validation", "Prediction")
+    assert {kind: len(records) for kind, records in relations.items()} == dict.fromkeys(one, 1) | dict.fromkeys(two, 2)
+    path = f"{TTP}/train/{project}/models/{E}/optimizations/"
+    optimizations = requests.post(path, json={"search_space": {}}, timeout=30)
     assert optimizations.status_code == 403
 
 
@@ -105,6 +105,7 @@ def test_the_demo_ends_with_a_model_better_than_chance(example: str) -> None:
 
 
 def test_the_demo_fails_where_the_model_is_no_better_than_chance() -> None:
-    done = playbook("demo", "-e", '{"demo_parameters": {"rounds": 1, "epochs": 1, "lr": 1e-9, "base_lr": 1e-9, "max_lr": 2e-9}}')
+    standstill = {"rounds": 1, "epochs": 1, "lr": 1e-9, "base_lr": 1e-9, "max_lr": 2e-9}
+    done = playbook("demo", "-e", json.dumps({"demo_parameters": standstill}))
     assert done.rc != 0
     assert "chance" in done.text

@@ -10,7 +10,6 @@ from typing import Any
 
 import docker
 import pytest
-
 from conftest import PLAYBOOK, TIER, Run, run, started
 
 FOREIGN_NETWORK = "synergos-test-foreign-subnet"
@@ -66,7 +65,9 @@ def foreign_network(client: docker.DockerClient) -> Iterator[None]:
 
 @pytest.mark.usefixtures("foreign_network")
 @pytest.mark.parametrize(("host", "variables", "said"), BAD, ids=lambda value: json.dumps(value)[:60])
-def test_refused(client: docker.DockerClient, tmp_path: Path, host: str, variables: dict[str, Any], said: list[str]) -> None:
+def test_refused(
+    client: docker.DockerClient, tmp_path: Path, host: str, variables: dict[str, Any], said: list[str]
+) -> None:
     before = started(client)
     done = converge(tmp_path, host, variables)
     assert done.rc != 0
@@ -89,7 +90,8 @@ def test_a_port_held_by_a_process_is_refused_with_its_name(client: docker.Docker
 
 def test_a_missing_address_is_named(client: docker.DockerClient, tmp_path: Path) -> None:
     addition = tmp_path / "addition.yml"
-    addition.write_text(json.dumps({"synergos_basic_workers": {"hosts": {"synb_worker_3": {"synergos_participant": "w3"}}}}))
+    hosts = {"synb_worker_3": {"synergos_participant": "worker_3"}}
+    addition.write_text(json.dumps({"synergos_basic_workers": {"hosts": hosts}}))
     before = started(client)
     done = run(PLAYBOOK, "playbooks/synbasic.yml", "-i", "inventories/basic/hosts.yml", "-i", str(addition))
     assert done.rc != 0 and "synb_worker_3" in done.text and "synergos_address" in done.text

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import docker
-
 from conftest import ROOT, started
 
 BIN = Path(sys.executable).parent
@@ -16,7 +15,8 @@ BIN = Path(sys.executable).parent
 
 def test_the_installed_collection_finds_nothing_to_change(client: docker.DockerClient, tmp_path: Path) -> None:
     def galaxy(*argv: str, cwd: Path) -> None:
-        subprocess.run([BIN / "ansible-galaxy", "collection", *argv], cwd=cwd, check=True, capture_output=True, timeout=300)
+        command = [BIN / "ansible-galaxy", "collection", *argv]
+        subprocess.run(command, cwd=cwd, check=True, capture_output=True, timeout=300)
 
     galaxy("build", "--output-path", str(tmp_path), cwd=ROOT)
     (artifact,) = tmp_path.glob("synergos-grid-*.tar.gz")

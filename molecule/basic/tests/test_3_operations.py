@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import docker
-
 from conftest import CONTAINERS, PLAYBOOK, ROOT, TIER, playbook, run, started
 
 

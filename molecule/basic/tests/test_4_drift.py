@@ -8,7 +8,6 @@ from pathlib import Path
 
 import docker
 import pytest
-
 from conftest import ROOT, TIER, playbook, started
 
 VICTIM = "synb_worker_1"

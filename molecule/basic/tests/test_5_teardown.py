@@ -6,7 +6,6 @@ from pathlib import Path
 
 import docker
 import pytest
-
 from conftest import CONTAINERS, ROOT, TIER, playbook, started
 
 STATE = Path("/var/lib/synergos") / TIER
