@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import http.server
+import io
 import json
 import os
 import re
 import subprocess
 import sys
+import tarfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,6 +119,57 @@ def catalogue(tmp_path: Path, start: str, client: docker.DockerClient) -> Catalo
     return Catalogue(tmp_path, start)
 
 
+class Registry:
+    """A registry on loopback that holds one image of one file; Docker speaks plain HTTP there."""
+
+    def __init__(self, content: bytes) -> None:
+        layer = io.BytesIO()
+        with tarfile.open(fileobj=layer, mode="w") as archive:
+            entry = tarfile.TarInfo("content")
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+        root = {"type": "layers", "diff_ids": [digest(layer.getvalue())]}
+        config = json.dumps({"architecture": "amd64", "os": "linux", "config": {}, "rootfs": root}).encode()
+        kinds = "application/vnd.docker"
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": f"{kinds}.distribution.manifest.v2+json",
+            "config": self.blob(f"{kinds}.container.image.v1+json", config),
+            "layers": [self.blob(f"{kinds}.image.rootfs.diff.tar", layer.getvalue())],
+        }
+        answers = {digest(blob): blob for blob in (config, layer.getvalue())}
+        body = json.dumps(manifest).encode()
+        answers |= {"1": body, digest(body): body, "": b"{}"}
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                found = answers.get(self.path.rpartition("/")[2])
+                self.send_response(200 if found is not None else 404)
+                self.send_header("Content-Length", str(len(found or b"")))
+                self.send_header("Content-Type", manifest["mediaType"] if found == body else "application/octet-stream")
+                self.send_header("Docker-Content-Digest", digest(found or b""))
+                self.end_headers()
+                if self.command == "GET":
+                    self.wfile.write(found or b"")
+
+            do_HEAD = do_GET
+
+            def log_message(self, *_arguments: object) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.reference = f"127.0.0.1:{self.server.server_port}/synergos/probe_leaf:1"
+
+    @staticmethod
+    def blob(kind: str, content: bytes) -> dict[str, object]:
+        return {"mediaType": kind, "size": len(content), "digest": digest(content)}
+
+
+def digest(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
 def executions(output: str) -> int:
     """Module executions of the role (-vvv), without the playbook's own task."""
     return len(re.findall(r"Using module file .*/(image_build|async_status)\.py", output))
@@ -192,6 +248,21 @@ def test_a_ready_image_replaces_a_built_one(catalogue: Catalogue, start: str) ->
     output, references = catalogue.run("-e", json.dumps({"synergos_images": {"probe_leaf": {"image": start}}}))
     assert references == {"probe_leaf": start}, output
     assert "changed=0" in output
+
+
+def test_a_ready_image_is_pulled(catalogue: Catalogue, client: docker.DockerClient) -> None:
+    registry = Registry(str(catalogue.folder).encode())
+    choice = ("-e", json.dumps({"synergos_images": {"probe_leaf": {"image": registry.reference}}}))
+    try:
+        output, references = catalogue.run(*choice)
+        assert references == {"probe_leaf": registry.reference}, output
+        assert f"probe_leaf: {registry.reference} pulled in" in output and "changed=1" in output
+    finally:
+        registry.server.shutdown()
+        registry.server.server_close()
+    output, _references = catalogue.run(*choice)
+    assert "changed=0" in output, "the registry is not asked again"
+    client.api.remove_image(registry.reference)
 
 
 @pytest.mark.parametrize("required", ["probe_leaf", "registry.invalid/synergos/none:1"])
