@@ -25,6 +25,7 @@ with contextlib.suppress(ImportError):
 LABEL = "org.synergos.image"
 SILENT_PULL = 20  # seconds without a word from the registry, after which there is none
 SILENT_BUILD = 1800  # seconds without a line from a build step
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 STEP = re.compile(r"Step (\d+/\d+) : (.*)")
 NOISE = re.compile(
     r" ---> |Removing intermediate container|Successfully (built|tagged) |\[Warning\] One or more build-args"
@@ -122,25 +123,36 @@ def root(
     api: docker.APIClient, name: str, image: str, suite: str, work: Path, proxies: Mapping[str, str], progress: Progress
 ) -> str:
     """The reference of a Debian root file system: the given image, else one made here with mmdebstrap."""
-    if find(api, image):
-        return image
     own = f"synergos/debian:{suite}"
-    if find(api, own):
-        return own
+    for reference in (image, own):
+        if find(api, reference):
+            return reference
     try:
         pull(name, image, progress)
         return image
     except GridError as error:
-        progress(
-            name,
-            f"{image} cannot be pulled ({_short(str(error))}): making Debian {suite} with mmdebstrap",
-            milestone=True,
-        )
-        reason = error
-    _have_mmdebstrap(name, image, str(reason), progress)
+        reason = _short(str(error))
+    progress(name, f"{image} cannot be pulled ({reason}): making Debian {suite} with mmdebstrap", milestone=True)
     archive = work / "root.tar"
-    command = [
-        *("mmdebstrap", "--quiet", "--variant=minbase", "--dpkgopt=force-unsafe-io"),
+    try:
+        _have_mmdebstrap()
+        _run(_mmdebstrap(suite, archive), proxies)
+    except GridError as error:
+        raise GridError(
+            f"{image} is not on the engine and cannot be pulled ({reason}), and Debian {suite} cannot be made here. "
+            f"Load {image} with `docker load`, or set synergos_images.{name}.image to an image that is there. {error}"
+        ) from error
+    progress(name, "importing the root file system")
+    api.import_image_from_file(str(archive), repository="synergos/debian", tag=suite)
+    archive.unlink()
+    return own
+
+
+def _mmdebstrap(suite: str, archive: Path) -> list[str]:
+    return [
+        *("mmdebstrap", "--variant=minbase", "--dpkgopt=force-unsafe-io"),
+        # Named, because Ubuntu does not trust Debian's keys by itself.
+        *([f"--keyring={KEYRING}"] if Path(KEYRING).exists() else []),
         *(f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in ("man", "info", "locale", "doc")),
         "--dpkgopt=path-include=/usr/share/doc/*/copyright",
         '--aptopt=Acquire::Languages "none"',
@@ -149,31 +161,20 @@ def root(
         '--customize-hook=rm -f "$1"/etc/dpkg/dpkg.cfg.d/99mmdebstrap "$1"/etc/apt/apt.conf.d/99mmdebstrap',
         *(suite, str(archive)),
     ]
-    _run(command, proxies)
-    progress(name, "importing the root file system")
-    api.import_image_from_file(str(archive), repository="synergos/debian", tag=suite)
-    archive.unlink()
-    return own
 
 
-def _have_mmdebstrap(name: str, image: str, reason: str, progress: Progress) -> None:
+def _have_mmdebstrap() -> None:
     if shutil.which("mmdebstrap"):
         return
-    remedy = f"load {image} with `docker load`, or set synergos_images.{name}.image to an image that is there"
-    if not shutil.which("apt-get") or os.geteuid() != 0:
-        raise GridError(
-            f"{image} is not on the engine and cannot be pulled ({reason}), and there is no way to install mmdebstrap: "
-            f"{remedy}"
-        )
-    progress(name, "installing mmdebstrap")
-    install = ["apt-get", "install", "-y", "-q", "--no-install-recommends", "mmdebstrap", "debian-archive-keyring"]
-    try:
-        _run(["apt-get", "update", "-q"], {})
-        _run(install, {"DEBIAN_FRONTEND": "noninteractive"})
-    except GridError as error:
-        raise GridError(
-            f"{image} is not on the engine and cannot be pulled ({reason}). {error}. Remedy: {remedy}"
-        ) from error
+    if not shutil.which("apt-get"):
+        raise GridError("mmdebstrap is not installed, and there is no apt-get to install it with.")
+    if os.geteuid() != 0:
+        raise GridError("mmdebstrap is not installed, and only root (become: true) can install it.")
+    _run(["apt-get", "update", "-q"], {})
+    packages = ["mmdebstrap", "debian-archive-keyring"]
+    _run(
+        ["apt-get", "install", "-y", "-q", "--no-install-recommends", *packages], {"DEBIAN_FRONTEND": "noninteractive"}
+    )
 
 
 def _run(command: list[str], environment: Mapping[str, str]) -> None:
