@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Worker, linear, separable
 from torch import nn
 from torch.nn import functional as F
+from worker_double import Worker, linear, separable
 
 from synergos.federation import strategy, training
 from synergos.federation.grid import DirectGrid, Endpoint

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 
-def warm_up(threads: int | None = None) -> None:
+def warm_up() -> None:
     """Load torch and Flower and take one small step, so that no round has to wait for it (about two seconds).
 
     Safe to call more than once and from any thread.
-
-    Args:
-        threads: cores that torch may use for one operation; None leaves torch's own choice.
     """
     import numpy as np
-    import torch
 
-    from synergos.federation import strategy, training
+    from synergos.federation import client, strategy, training
     from synergos.federation.layers import Network
     from synergos.federation.parameters import Parameters
     from synergos.federation.sessions import Split
 
-    if threads is not None:
-        torch.set_num_threads(max(1, threads))
-    del strategy
+    del client, strategy  # loaded, which is all
     network = Network(
         [{"l_type": "Linear", "structure": {"in_features": 2, "out_features": 1}, "activation": "sigmoid"}]
     )

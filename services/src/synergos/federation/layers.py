@@ -92,7 +92,8 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 # A closing layer of these types says the same as the activation of that name.
 _CLOSING = {"Softmax": "softmax", "LogSoftmax": "log_softmax", "Sigmoid": "sigmoid", "LogSigmoid": "logsigmoid"}
-_FAILURES = (TypeError, ValueError, RuntimeError, IndexError, AssertionError, ArithmeticError, KeyError)
+# What torch raises for arguments that it cannot use.
+TORCH_ERRORS = (TypeError, ValueError, RuntimeError, LookupError, AttributeError, AssertionError, ArithmeticError)
 _INTERNAL = frozenset({"self", "device", "dtype", "args", "kwargs"})
 
 
@@ -154,7 +155,7 @@ class Network(nn.Module):
             where = f"Layer {index} ({type(module).__name__}, {name})"
             try:
                 x = activation(module(x))
-            except _FAILURES as error:
+            except TORCH_ERRORS as error:
                 raise Invalid(f"{where} cannot take rows of shape {shape}: {_first_line(error)}") from None
             if not isinstance(x, Tensor):
                 raise Invalid(f"{where} gives more than one output; layers must turn one tensor into one tensor.")
@@ -233,7 +234,7 @@ def _build(index: int, layer: Layer) -> nn.Module:
                 raise Invalid(f"Layer {index} ({layer.l_type}): {key} must be a finite number.")
     try:
         return factory(**arguments)
-    except _FAILURES as error:
+    except TORCH_ERRORS as error:
         raise Invalid(f"Layer {index} ({layer.l_type}): {_first_line(error)}") from None
 
 

@@ -7,6 +7,7 @@ and outputs and labels are brought into that form, or the pair is refused with t
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from synergos.errors import Invalid
-from synergos.federation.layers import ACTIVATIONS
+from synergos.federation.layers import ACTIVATIONS, TORCH_ERRORS
 from synergos.jobs import Action
 
 # value: the outputs themselves against 0/1 (or the regression target)
@@ -49,9 +50,10 @@ _NON_NEGATIVE = _PROBABILITY | {"relu", "relu6", "softplus"}
 _LINKS = frozenset({"sigmoid", "softmax", "log_softmax", "logsigmoid"})
 
 
-def criterion_arguments(name: str) -> set[str]:
+@functools.cache
+def criterion_arguments(name: str) -> frozenset[str]:
     """Return the run parameters that criterion `name` takes."""
-    return set(inspect.signature(CRITERIONS[name][0]).parameters) - _WITHHELD
+    return frozenset(inspect.signature(CRITERIONS[name][0]).parameters) - _WITHHELD
 
 
 class Objective:
@@ -72,16 +74,19 @@ class Objective:
         if action not in actions:
             fitting = ", ".join(key for key, entry in CRITERIONS.items() if action in entry[2])
             raise Invalid(f"{name} does not fit a project that does {action}. Fitting criterions: {fitting}.")
-        if arguments.get("reduction", "mean") == "none":
+        if name == "KLDivLoss":
+            # torch's default divides by rows and classes.
+            arguments = {"reduction": "batchmean", **arguments}
+        if arguments.get("reduction") == "none":
             raise Invalid("reduction 'none' gives one loss per row, which cannot be minimised: use 'mean' or 'sum'.")
         try:
             self._criterion = factory(**arguments)
-        except (TypeError, ValueError) as error:
+        except TORCH_ERRORS as error:
             raise Invalid(f"criterion {name}: {error}") from None
         self._name, self._action, self._final, self._width = name, action, final, width
         self._logits = self._form in ("logit", "choice")
         self._log_input = name == "PoissonNLLLoss" and bool(arguments.get("log_input", True))
-        self._sums = arguments.get("reduction", "mean") == "sum"
+        self._sums = arguments.get("reduction") == "sum"
         self._check()
 
     def target(self, y: Tensor) -> Tensor:

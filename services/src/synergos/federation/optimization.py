@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import nn, optim
 from torch.optim import lr_scheduler
 
 from synergos.errors import Invalid
+from synergos.federation.layers import TORCH_ERRORS
 
 OPTIMIZERS: dict[str, type[optim.Optimizer]] = {
     "SGD": optim.SGD,
@@ -62,16 +64,20 @@ _WITHHELD = frozenset(
 )
 # Cycles are counted in steps of the optimiser, everything else in epochs.
 _PER_STEP = frozenset({"CyclicLR", "OneCycleLR"})
+# Functions of the position alone, which can be put anywhere; others get there step by step.
+_DIRECT = _PER_STEP | {"LambdaLR"}
 
 
-def optimizer_arguments(name: str) -> set[str]:
+@functools.cache
+def optimizer_arguments(name: str) -> frozenset[str]:
     """Return the free run parameters that optimiser `name` takes."""
-    return set(inspect.signature(OPTIMIZERS[name]).parameters) - _WITHHELD
+    return frozenset(inspect.signature(OPTIMIZERS[name]).parameters) - _WITHHELD
 
 
-def scheduler_arguments(name: str) -> set[str]:
+@functools.cache
+def scheduler_arguments(name: str) -> frozenset[str]:
     """Return the free run parameters that scheduler `name` takes."""
-    return set(inspect.signature(SCHEDULERS[name]).parameters) - _WITHHELD
+    return frozenset(inspect.signature(SCHEDULERS[name]).parameters) - _WITHHELD
 
 
 def make_optimizer(
@@ -84,7 +90,7 @@ def make_optimizer(
         arguments = {**arguments, "weight_decay": weight_decay}
     try:
         return OPTIMIZERS[name](parameters, lr=lr, **arguments)  # type: ignore[call-arg]
-    except (TypeError, ValueError, RuntimeError) as error:
+    except TORCH_ERRORS as error:
         raise Invalid(f"optimizer {name}: {error}") from None
 
 
@@ -121,27 +127,21 @@ class Schedule:
     ) -> None:
         self._per_step = name in _PER_STEP
         arguments = {**_defaults(name, optimizer, lr, lr_decay, epochs_total, batches), **arguments}
-        required = [
-            key
-            for key, parameter in inspect.signature(SCHEDULERS[name]).parameters.items()
-            if parameter.default is inspect.Parameter.empty and key != "optimizer" and key not in arguments
-        ]
-        if required:
-            raise Invalid(f"lr_scheduler {name} needs the run parameter {', '.join(required)}.")
+        if missing := _required(name) - arguments.keys():
+            raise Invalid(f"lr_scheduler {name} needs the run parameter {', '.join(sorted(missing))}.")
         try:
             self._scheduler = SCHEDULERS[name](optimizer, **arguments)
             # torch warns of a schedule that moves before its optimiser; without gradients a step changes no weight.
             optimizer.zero_grad()
             optimizer.step()
-            if self._per_step:
-                # Both are functions of the step alone.
+            if name in _DIRECT:
                 if epochs_done:
-                    self._scheduler.last_epoch = epochs_done * batches - 1
+                    self._scheduler.last_epoch = epochs_done * (batches if self._per_step else 1) - 1
                     self._scheduler.step()
             elif name != "ReduceLROnPlateau":
                 for _ in range(epochs_done):
                     self._scheduler.step()
-        except (TypeError, ValueError, RuntimeError, ArithmeticError, IndexError) as error:
+        except TORCH_ERRORS as error:
             raise Invalid(f"lr_scheduler {name}: {error}") from None
 
     def after_step(self) -> None:
@@ -172,6 +172,12 @@ class Schedule:
         for group, lr in zip(self._scheduler.optimizer.param_groups, state.pop("lr"), strict=True):
             group["lr"] = lr
         self._scheduler.load_state_dict(state)
+
+
+@functools.cache
+def _required(name: str) -> frozenset[str]:
+    parameters = inspect.signature(SCHEDULERS[name]).parameters.items()
+    return frozenset(key for key, parameter in parameters if parameter.default is parameter.empty) - {"optimizer"}
 
 
 def _defaults(

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn, optim
 
 from synergos.errors import Invalid
+from synergos.federation.layers import TORCH_ERRORS
 from synergos.federation.objectives import CRITERIONS, Objective, criterion_arguments
 from synergos.federation.optimization import (
     OPTIMIZERS,
@@ -97,13 +98,13 @@ class Parameters(BaseModel):
         schedule = self.make_schedule(optimizer, server_round=1, batches=1)
         try:
             objective.loss(weight, objective.target(y)).backward()  # type: ignore[no-untyped-call]
-        except (TypeError, ValueError, RuntimeError) as error:
+        except TORCH_ERRORS as error:
             raise Invalid(f"criterion {self.criterion}: {error}") from None
         try:
             optimizer.step()
             schedule.after_step()
             schedule.after_epoch(0.0)
-        except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        except TORCH_ERRORS as error:
             raise Invalid(f"optimizer {self.optimizer} or lr_scheduler {self.lr_scheduler}: {error}") from None
 
     def objective(self, action: Action, final: str, width: int) -> Objective:
@@ -128,7 +129,7 @@ class Parameters(BaseModel):
             batches=batches,
         )
 
-    def _pick(self, names: set[str]) -> dict[str, Any]:
+    def _pick(self, names: frozenset[str]) -> dict[str, Any]:
         extra = self.model_extra or {}
         return {key: tuple(extra[key]) if isinstance(extra[key], list) else extra[key] for key in names & extra.keys()}
 

@@ -19,6 +19,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp import strategy as flower
 
 from synergos.errors import GridFailure
+from synergos.federation import codec
 from synergos.federation.grid import DirectGrid
 from synergos.federation.parameters import Parameters
 from synergos.federation.training import Stagnation
@@ -120,7 +121,7 @@ class _Recording(flower.FedAvg):
             expected = self.weights[name]
             if array.shape != expected.shape or array.dtype != expected.dtype:
                 raise GridFailure(f"Participant {self._who(reply)} gave weights {name} of another shape or type.")
-            if not np.isfinite(array.numpy()).all():
+            if not np.isfinite(codec.view(array)).all():
                 raise GridFailure(f"Participant {self._who(reply)} gave weights {name} that are not finite.")
         if _number(reply, "num-examples") < 1 or not math.isfinite(_number(reply, "train-loss")):
             raise GridFailure(f"Participant {self._who(reply)} gave no usable number of rows or loss.")

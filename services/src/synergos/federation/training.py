@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from synergos.errors import Invalid, NotFound
+from synergos.federation import codec
 from synergos.federation.layers import Network
 from synergos.federation.objectives import Objective
 from synergos.federation.parameters import Parameters
@@ -102,10 +103,11 @@ def fit(
     if plateau:
         schedule.restore(plateau)
     stop = Stagnation(parameters.patience, parameters.delta)
-    loss = math.nan
+    loss, seed = math.nan, turn.seed(parameters.seed)
     with _generator_lock:
-        torch.manual_seed(turn.seed(parameters.seed))
-        shuffle = torch.Generator().manual_seed(turn.seed(parameters.seed))
+        # Not torch.manual_seed: it also looks for graphics cards, which takes longer than a small epoch.
+        torch.default_generator.manual_seed(seed)
+        shuffle = torch.Generator().manual_seed(seed)
         network.train()
         for epoch in range(parameters.epochs):
             total = torch.zeros(())
@@ -184,12 +186,12 @@ def load_record(network: Network, record: ArrayRecord) -> None:
     if own.keys() != record.keys():
         raise Invalid(f"Weights do not belong to this model: {', '.join(sorted(own.keys() ^ record.keys()))}.")
     for name, tensor in own.items():
-        array = record[name].numpy()
+        array = codec.view(record[name])
         if array.shape != tuple(tensor.shape) or str(array.dtype) != str(tensor.dtype).removeprefix("torch."):
             raise Invalid(
                 f"Weights {name} are {array.dtype}{array.shape}, the model has {tensor.dtype}{tuple(tensor.shape)}."
             )
-        tensor.copy_(torch.from_numpy(array))
+        tensor.copy_(as_tensor(array))
 
 
 def _batch_sizes(rows: int, batch_size: int | None, needs_rows: bool) -> list[int]:

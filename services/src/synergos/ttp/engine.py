@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import secrets
 import threading
 import time
@@ -147,9 +148,8 @@ class GridEngine:
         network = Network(job.model)
         try:
             network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        except (OSError, RuntimeError, ValueError, EOFError) as error:
-            reason = str(error).splitlines()[0]
-            raise Invalid(f"The stored model of {_title(job)} does not fit its experiment: {reason}") from None
+        except (pickle.UnpicklingError, OSError, RuntimeError, ValueError, EOFError):
+            raise Invalid(f"The stored model of {_title(job)} does not fit its experiment: train it again.") from None
         with self._sessions(job, parties) as grid:
             answers = strategy.query(grid, training.to_record(network), settings, job.meta, self._round_timeout)
         return InferResult(results={name: json.loads(answer) for name, answer in answers.items()})

@@ -1,0 +1,188 @@
+"""Agreement on names, classes and scaling; models fitted to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from synergos.errors import FeatureDrift, GridFailure, Invalid
+from synergos.federation.alignment import Poll, agree, fit_model, place, pool, union_labels
+from synergos.jobs import METAS, Alignment, Layout
+
+NAMES = st.lists(st.text(alphabet="abcd_0123", min_size=1, max_size=4), unique=True, max_size=8)
+HEADER = st.fixed_dictionaries({"X": NAMES.map(sorted), "y": NAMES.map(sorted)})
+POLL = st.dictionaries(st.sampled_from(METAS), HEADER, max_size=3)
+
+
+def poll(headers: dict[str, Any], numeric: dict[str, Any] | None = None, category: tuple[str, ...] = ()) -> Poll:
+    variables = {"num_variables": numeric or {}, "cat_variables": {column: {} for column in category}}
+    return Poll.read("w", {"headers": headers, "metadata": {"train": {"features": variables}}})
+
+
+def spread(own: list[str], spacers: list[int], width: int) -> list[str | None]:
+    """Insert a gap at each spacer index in ascending order, as a worker does."""
+    row: list[str | None] = list(own)
+    for index in spacers:
+        row.insert(index, None)
+    assert len(row) == width
+    return row
+
+
+@given(st.dictionaries(st.sampled_from(["w1", "w2", "w3", "w4"]), POLL, min_size=1))
+def test_every_row_gets_the_agreed_columns(parties: dict[str, dict[str, Any]]) -> None:
+    polls = {name: poll(headers) for name, headers in parties.items()}
+    layout = agree(polls)
+    for name, headers in parties.items():
+        alignment = place(polls[name], layout)
+        for meta, header in headers.items():
+            spacers = getattr(alignment, meta)
+            # A label's place follows its class value, not its spelling, so compare in the agreed order.
+            for own, gaps, names in (
+                (header["X"], spacers.X, layout.X),
+                (sorted(header["y"], key=layout.y.index), spacers.y, layout.y),
+            ):
+                if own:
+                    row = spread(own, gaps, len(names))
+                    assert [name for name in row if name is not None] == own
+                    assert all(cell in (None, name) for cell, name in zip(row, names, strict=True))
+                else:
+                    assert gaps == []
+    assert sorted(set(layout.X)) == layout.X
+    assert len(layout.y) == len(set(layout.y))
+
+
+def test_examples_of_the_original() -> None:
+    leaf = [f"target_{i}" for i in range(1, 101)]
+    without = lambda *gone: [name for i, name in enumerate(leaf) if i not in gone]  # noqa: E731
+    features = sorted(str(i) for i in range(1, 65))
+    polls = {
+        "worker_1": poll({"train": {"X": features, "y": without(51)}, "evaluate": {"X": features, "y": without(6)}}),
+        "worker_2": poll({"train": {"X": features, "y": leaf}, "evaluate": {"X": features, "y": without(6)}}),
+    }
+    layout = agree(polls)
+    first, second = (place(polls[name], layout).model_dump() for name in polls)
+    assert layout.y == leaf
+    assert (first["train"]["y"], first["evaluate"]["y"]) == ([51], [6])
+    assert (second["train"]["y"], second["evaluate"]["y"]) == ([], [6])
+    assert first["train"]["X"] == second["evaluate"]["X"] == []
+
+    columns = sorted(f"{name}_{i}" for name in ("competitiveness", "credibility", "flexibility") for i in range(3))
+    polls = {
+        "worker_1": poll({"train": {"X": columns}, "evaluate": {"X": columns[:7] + columns[8:]}}),
+        "worker_2": poll({"train": {"X": columns}, "evaluate": {"X": columns[:8] + columns[9:]}}),
+    }
+    layout = agree(polls)
+    assert place(polls["worker_1"], layout).evaluate.X == [7]
+    assert place(polls["worker_2"], layout).evaluate.X == [8]
+
+    for headers in ([["a", "c"], ["b", "d"], ["a", "d"]], [["t0", "t1"], ["t0"], ["t1", "t2"], ["t3"]]):
+        names = agree({str(i): poll({"train": {"X": header}}) for i, header in enumerate(headers)}).X
+        assert names == sorted({name for header in headers for name in header})
+
+
+@pytest.mark.parametrize(
+    ("names", "ordered"),
+    [
+        (["target_10", "target_9", "target_-1"], ["target_-1", "target_9", "target_10"]),
+        (["target_2.5", "target_10"], ["target_2.5", "target_10"]),
+        (["target_b", "target_10", "target_9"], ["target_10", "target_9", "target_b"]),
+        (["target"], ["target"]),
+    ],
+)
+def test_class_order(names: list[str], ordered: list[str]) -> None:
+    assert union_labels([names]) == ordered
+
+
+@given(st.lists(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=20), min_size=1, max_size=4))
+def test_scaling_is_that_of_all_rows_together(parts: list[list[float]]) -> None:
+    columns = [{"f": {"count": len(p), "mean": np.mean(p), "std": np.std(p)}} for p in parts]
+    mean, std = pool(["f", "one_hot"], columns)["f"]
+    everything = np.concatenate([np.asarray(p) for p in parts])
+    scale = max(1.0, np.abs(everything).max())
+    assert mean == pytest.approx(everything.mean(), abs=1e-9 * scale)
+    if everything.std() > 1e-6 * scale:
+        assert std == pytest.approx(everything.std(), rel=1e-6)
+
+
+def test_constant_column_keeps_a_deviation_of_one() -> None:
+    columns = [{"f": {"count": 3, "mean": 1e9 + 0.1, "std": 0.0}}, {"f": {"count": 7, "mean": 1e9 + 0.1, "std": 0.0}}]
+    assert pool(["f"], columns) == {"f": (pytest.approx(1e9 + 0.1), 1.0)}
+
+
+def test_kind_of_a_column_must_agree() -> None:
+    facts = {"count": 1, "mean": 0.0, "std": 1.0}
+    polls = {
+        "worker_1": poll({"train": {"X": ["sex"]}}, numeric={"sex": facts}),
+        "worker_2": poll({"train": {"X": ["sex_0"]}}, category=("sex",)),
+    }
+    with pytest.raises(Invalid, match=r"'sex' is numeric at worker_1 .* category at worker_2"):
+        agree(polls)
+
+
+def test_drift_names_what_is_new() -> None:
+    layout = Layout(X=["a", "b"], y=["target_0", "target_1"])
+    fine = place(poll({"train": {"X": ["a", "b"], "y": layout.y}, "predict": {"X": ["b"], "y": []}}), layout)
+    assert fine == Alignment(predict={"X": [0], "y": []}, layout=layout)
+    with pytest.raises(FeatureDrift, match=r"predict set has columns .*: c, d"):
+        place(poll({"predict": {"X": ["a", "c", "d"]}}), layout)
+    with pytest.raises(FeatureDrift, match=r"classes .*: target_7"):
+        place(poll({"predict": {"X": ["a"], "y": ["target_7"]}}), layout)
+
+
+def test_unusable_poll_reply_names_the_participant() -> None:
+    with pytest.raises(GridFailure, match="worker_9"):
+        Poll.read("worker_9", {"headers": {"train": {"X": "abc"}}})
+
+
+def layer(l_type: str, activation: str | None = None, **structure: Any) -> dict[str, Any]:
+    return {"is_input": False, "l_type": l_type, "structure": structure, "activation": activation}
+
+
+def lin(i: int, o: int, activation: str | None = None) -> dict[str, Any]:
+    return layer("Linear", activation, in_features=i, out_features=o)
+
+
+closing = layer("Softmax", dim=1)
+
+
+def conv() -> dict[str, Any]:
+    return layer("Conv2d", "relu", in_channels=1, out_channels=4, kernel_size=3)
+
+
+@pytest.mark.parametrize(
+    ("action", "classes", "model", "fitted"),
+    [
+        ("regress", 1, [lin(28, 1, "")], [lin(10, 1, "")]),
+        ("classify", 5, [lin(13, 1, "sigmoid")], [lin(10, 5, "softmax")]),
+        ("classify", 2, [lin(18, 1, "sigmoid")], [lin(10, 1, "sigmoid")]),
+        ("classify", 2, [lin(18, 2, "softmax")], [lin(10, 1, "sigmoid")]),
+        ("classify", 2, [lin(18, 2)], [lin(10, 1)]),
+        (
+            "classify", 100,
+            [lin(64, 32, "sigmoid"), lin(32, 16, "softmax")],
+            [lin(10, 32, "sigmoid"), lin(32, 100, "softmax")],
+        ),
+        ("regress", 1, [lin(3, 3, "softmax")], [lin(10, 1, "")]),
+        (
+            "classify", 3,
+            [layer("BatchNorm1d", num_features=1), layer("Dropout"), lin(1, 8, "relu"), lin(8, 1), layer("Sigmoid")],
+            [layer("BatchNorm1d", num_features=10), layer("Dropout"), lin(10, 8, "relu"), lin(8, 3), closing],
+        ),
+        ("classify", 2, [lin(1, 2), layer("Softmax", dim=1)], [lin(10, 1), layer("Sigmoid")]),
+        (
+            "classify", 3,
+            [conv(), layer("Flatten"), lin(3136, 1, "sigmoid")],
+            [conv(), layer("Flatten"), lin(3136, 3, "softmax")],
+        ),
+    ],
+)  # fmt: skip
+def test_models_are_fitted(action: Any, classes: int, model: list[Any], fitted: list[Any]) -> None:
+    layout = Layout(X=[f"f{i}" for i in range(10)], y=[f"target_{i}" for i in range(classes)])
+    before = str(model)
+    assert fit_model(model, layout, action) == fitted
+    assert fit_model(fitted, layout, action) == fitted
+    assert str(model) == before

@@ -1,0 +1,97 @@
+"""Messages as bytes."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from hypothesis import given
+from hypothesis import strategies as st
+
+from synergos.federation import codec
+
+
+def message(records: Any, tail: bytes = b"", head: Any = None) -> bytes:
+    header = json.dumps({"head": head or {}, "records": records}).encode()
+    return struct.pack(">I", len(header)) + header + tail
+
+
+def test_round_trip() -> None:
+    arrays = {
+        "w": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "steps": np.asarray(7),
+        "empty": np.zeros((0, 4), dtype=np.float64),
+        "mask": np.asarray([True, False]),
+    }
+    content = RecordDict(
+        {
+            "arrays": ArrayRecord({name: Array(value) for name, value in arrays.items()}),
+            "config": ConfigRecord({"a": 1, "b": 0.5, "c": "ü", "d": True, "e": [1, 2]}),
+            "metrics": MetricRecord({"n": 3, "loss": 0.25, "list": [0.5]}),
+        }
+    )
+    raw = codec.encode({"type": "train", "round": 3}, content)
+    head, back = codec.decode(raw)
+    assert head == {"type": "train", "round": 3}
+    assert back == content
+    for name, value in arrays.items():
+        np.testing.assert_array_equal(back["arrays"][name].numpy(), value)
+        np.testing.assert_array_equal(codec.view(back["arrays"][name]), value)
+    # No more than the elements and the names travel.
+    assert len(raw) < sum(value.nbytes for value in arrays.values()) + 500
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"\x00\x00",
+        struct.pack(">I", 2**31) + b"{}",
+        struct.pack(">I", 2) + b"{}",
+        struct.pack(">I", 2) + b"[]",
+        struct.pack(">I", 4) + b"nope",
+        message([], tail=b"unannounced"),
+        message([["a", "array", [["w", "float32", [2**40, 2**40]]]]]),
+        message([["a", "array", [["w", "float32", [-1]]]]]),
+        message([["a", "array", [["w", "float32", [True]]]]], tail=b"1234"),
+        message([["a", "array", [["w", "float32", [2]]]]], tail=b"1234"),
+        message([["a", "array", [["w", "object", [1]]]]], tail=b"12345678"),
+        message([["a", "array", [["w", "S4", [1]]]]], tail=b"1234"),
+        message([["a", "array", [[1, "float32", [1]]]]], tail=b"1234"),
+        message([["a", "array", [["w", "float32", [1] * 40]]]], tail=b"1234"),
+        message([["a", "array", "x"]]),
+        message([["a", "pickle", {}]]),
+        message([["m", "metric", {"loss": "text"}]]),
+        message([["c", "config", {"nested": {"a": 1}}]]),
+        message([["m", "metric", {"loss": float("nan")}]]),
+        message([["m", "metric", {"loss": float("inf")}]]),
+        message(["abc"]),
+        message([[["m"], "metric", {}]]),
+        struct.pack(">I", 100_000) + b"[" * 100_000,
+    ],
+)
+def test_unreadable_bytes(raw: bytes) -> None:
+    with pytest.raises(codec.Malformed):
+        codec.decode(raw)
+
+
+@given(st.binary(max_size=200), st.integers(0, 300))
+def test_damaged_bytes_are_never_anything_else(noise: bytes, place: int) -> None:
+    content = RecordDict(
+        {"arrays": ArrayRecord({"w": Array(np.ones(3, dtype=np.float32))}), "m": MetricRecord({"n": 1})}
+    )
+    raw = codec.encode({"type": "train"}, content)
+    for damaged in (noise, raw[:place] + noise + raw[place + len(noise) :], raw[: place % len(raw)]):
+        try:
+            codec.decode(damaged)
+        except codec.Malformed as error:
+            assert error.status == 400
+
+
+def test_a_loss_that_is_no_number_is_not_sent() -> None:
+    with pytest.raises(ValueError, match="nan"):
+        codec.encode({}, RecordDict({"m": MetricRecord({"loss": float("nan")})}))
