@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import docker
+import requests
 from conftest import CONTAINERS, PLAYBOOK, ROOT, TIER, playbook, run, started
 
 
@@ -34,6 +35,24 @@ def test_status_ends_non_zero_and_names_what_is_wrong(client: docker.DockerClien
         assert "synb_worker_2" in done.text and "exited" in done.text
     finally:
         client.containers.get("synb_worker_2").start()
+        assert playbook("synbasic").rc == 0
+
+
+def test_a_second_run_executes_few_modules() -> None:
+    """Seconds differ between machines; what costs them does not: a module execution is half a second of processor."""
+    done = playbook("synbasic", "-vvv")
+    assert done.rc == 0 and done.changed == 0, done.output
+    assert done.output.count("Using module file") <= 4
+
+
+def test_scope_and_port_offset_are_options(client: docker.DockerClient) -> None:
+    done = playbook("synbasic", "-e", "synergos_worker_data_scope=all", "-e", "synergos_port_offset=1000")
+    try:
+        assert done.rc == 0, done.output
+        assert requests.get("http://127.0.0.1:6001/health", timeout=5).status_code == 200
+        listing = client.containers.get("synb_worker_1").exec_run(["ls", "/worker/data/diabetes/dataset"])
+        assert listing.output.decode().split() == ["data1", "data2"]
+    finally:
         assert playbook("synbasic").rc == 0
 
 
