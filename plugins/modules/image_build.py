@@ -25,7 +25,7 @@ options:
       name: {description: Name in the catalogue., type: str, required: true}
       reference: {description: Repository and tag., type: str, required: true}
       build: {description: Built here; otherwise pulled., type: bool, default: false}
-      parent: {description: Reference of the image it is built from; without one O(images[].root) is used., type: str}
+      parent: {description: Reference of the image it is built from. Without one C(root) is used., type: str}
       root: {description: Where the root file system of an image without parent comes from., type: dict}
       context: {description: Tar archive of the build context on the engine., type: path}
       nocache: {description: Build even if the image is there and without the layer cache., type: bool, default: false}
@@ -39,7 +39,7 @@ options:
 attributes:
   check_mode: {description: Same as O(state=listed)., support: full}
   diff_mode: {description: Images have no readable difference., support: none}
-  idempotent: {description: An image that is there is left alone unless O(images[].nocache)., support: full}
+  idempotent: {description: An image that is there is left alone unless C(nocache)., support: full}
 requirements: ["docker (Python) >= 7.1"]
 author: The synergos.grid maintainers
 """
