@@ -36,9 +36,9 @@ def content(parameters: dict[str, Any] | None = None, **config: Any) -> RecordDi
     return RecordDict({"arrays": ArrayRecord(weights), "config": ConfigRecord(settings)})
 
 
-def post(worker: Worker, body: bytes, token: str | None = "secret") -> httpx.Response:
-    headers = {"Authorization": f"Bearer {token}"} if token is not None else {}
-    return httpx.post(f"{worker.port.url}/v1/message", content=body, headers=headers, timeout=30)
+def post(worker: Worker, body: bytes, path: str = "train/1/1") -> httpx.Response:
+    headers = {"Authorization": "Bearer secret"}
+    return httpx.post(f"{worker.port.url}/v1/messages/{path}", content=body, headers=headers, timeout=30)
 
 
 @pytest.fixture
@@ -71,15 +71,14 @@ def test_health_needs_no_token(worker: Worker) -> None:
 def test_wrong_token(worker: Worker, token: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = counted(monkeypatch)
     headers = [(b"authorization", (b"Bearer " + token.encode()).strip())] if token is not None else []
-    body = codec.encode({"type": "train", "round": 1, "node": 1}, content())
-    answer = httpx.post(f"{worker.port.url}/v1/message", content=body, headers=headers)
+    answer = httpx.post(f"{worker.port.url}/v1/messages/train/1/1", content=codec.encode(content()), headers=headers)
     assert answer.status_code == 401
     assert "message" in answer.json()
     assert not calls
 
 
 def test_a_token_opens_its_own_session_only_while_it_lasts(worker: Worker) -> None:
-    body = codec.encode({"type": "train", "round": 1, "node": 1}, content())
+    body = codec.encode(content())
     assert post(worker, body).status_code == 200
     worker.sessions.close(("c", "p", "e", "r"))
     assert post(worker, body).status_code == 401
@@ -89,27 +88,25 @@ WRONG_WEIGHTS = RecordDict({**content(), "arrays": ArrayRecord({"w": Array(np.ze
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "said"),
+    ("path", "body", "status", "said"),
     [
-        (b"", 400, "shorter"),
-        (b"\xff" * 100, 400, "announces a header"),
-        (struct.pack(">I", 4) + b"nope", 400, "cannot be read"),
-        (codec.encode({"type": "destroy", "round": 1, "node": 1}, content()), 400, "type"),
-        (codec.encode({"type": "train", "round": -1, "node": 1}, content()), 400, "round"),
-        (codec.encode({"type": "train", "round": True, "node": 1}, content()), 400, "round"),
-        (codec.encode({"type": "train", "round": 1, "node": "1"}, content()), 400, "node"),
-        (codec.encode({}, content()), 400, "type"),
-        (codec.encode({"type": "train", "round": 1, "node": 1}, RecordDict()), 417, "carries weights"),
-        (codec.encode({"type": "train", "round": 1, "node": 1}, WRONG_WEIGHTS), 417, "do not belong"),
-        (codec.encode({"type": "train", "round": 1, "node": 1}, content(architecture="[")), 417, "JSON"),
-        (codec.encode({"type": "train", "round": 1, "node": 1}, content(architecture="[]")), 417, "1 to 1000 layers"),
-        (codec.encode({"type": "train", "round": 1, "node": 1}, content(parameters={"lr": 0})), 417, "lr = 0"),
-        (codec.encode({"type": "train", "round": 1, "node": 1}, content(**{"proximal-mu": -1.0})), 417, "proximal-mu"),
-        (codec.encode({"type": "query", "round": 0, "node": 1}, content(meta="secrets")), 417, "no secrets set"),
+        ("train/1/1", b"", 400, "shorter"),
+        ("train/1/1", b"\xff" * 100, 400, "announces a header"),
+        ("train/1/1", struct.pack(">I", 4) + b"nope", 400, "cannot be read"),
+        ("destroy/1/1", codec.encode(content()), 400, "'destroy' is not a type of message"),
+        ("train/-1/1", codec.encode(content()), 404, "There is no POST /v1/messages/train/-1/1 here"),
+        ("train/1", codec.encode(content()), 404, "There is no"),
+        ("train/1/1", codec.encode(RecordDict()), 417, "carries weights"),
+        ("train/1/1", codec.encode(WRONG_WEIGHTS), 417, "do not belong"),
+        ("train/1/1", codec.encode(content(architecture="[")), 417, "JSON"),
+        ("train/1/1", codec.encode(content(architecture="[]")), 417, "1 to 1000 layers"),
+        ("train/1/1", codec.encode(content(parameters={"lr": 0})), 417, "lr = 0"),
+        ("train/1/1", codec.encode(content(**{"proximal-mu": -1.0})), 417, "proximal-mu"),
+        ("query/0/1", codec.encode(content(meta="secrets")), 417, "no secrets set"),
     ],
 )
-def test_bad_messages_get_an_explanation(worker: Worker, body: bytes, status: int, said: str) -> None:
-    answer = post(worker, body)
+def test_bad_messages_get_an_explanation(worker: Worker, path: str, body: bytes, status: int, said: str) -> None:
+    answer = post(worker, body, path)
     assert answer.status_code == status
     assert said in answer.json()["message"]
 
@@ -121,14 +118,14 @@ def test_oversized_body_is_refused(worker: Worker, monkeypatch: pytest.MonkeyPat
 
 def test_defects_answer_500_without_a_trace(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client.training, "fit", lambda *_, **__: 1 / 0)
-    answer = post(worker, codec.encode({"type": "train", "round": 1, "node": 1}, content()))
+    answer = post(worker, codec.encode(content()))
     assert (answer.status_code, answer.json()) == (500, {"message": "The worker failed; its log tells why."})
 
 
 def test_a_repeated_message_trains_once(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = counted(monkeypatch)
-    first, second = (codec.encode({"type": "train", "round": n, "node": 1}, content()) for n in (1, 2))
-    answers = [post(worker, body).content for body in (first, first, second, second, second)]
+    body = codec.encode(content())
+    answers = [post(worker, body, f"train/{number}/1").content for number in (1, 1, 2, 2, 2)]
     assert len(calls) == 2
     assert answers[0] == answers[1]
     assert answers[2] == answers[3] == answers[4]
@@ -136,7 +133,7 @@ def test_a_repeated_message_trains_once(worker: Worker, monkeypatch: pytest.Monk
 
 def test_simultaneous_repetitions_wait_for_the_first(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = counted(monkeypatch, seconds=0.3)
-    body = codec.encode({"type": "train", "round": 1, "node": 1}, content())
+    body = codec.encode(content())
     answers: list[bytes] = []
     threads = [threading.Thread(target=lambda: answers.append(post(worker, body).content)) for _ in range(4)]
     for thread in threads:
@@ -148,7 +145,7 @@ def test_simultaneous_repetitions_wait_for_the_first(worker: Worker, monkeypatch
 
 
 def test_a_failed_message_can_be_repeated(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    body = codec.encode({"type": "train", "round": 1, "node": 1}, content())
+    body = codec.encode(content())
     with monkeypatch.context() as broken:
         broken.setattr(client.training, "fit", lambda *_, **__: 1 / 0)
         assert post(worker, body).status_code == 500
@@ -156,7 +153,7 @@ def test_a_failed_message_can_be_repeated(worker: Worker, monkeypatch: pytest.Mo
 
 
 def test_closing_the_session_ends_a_training(worker: Worker) -> None:
-    body = codec.encode({"type": "train", "round": 1, "node": 1}, content({"epochs": 100_000, "patience": 10**9}))
+    body = codec.encode(content({"epochs": 100_000, "patience": 10**9}))
     answers: list[httpx.Response] = []
     thread = threading.Thread(target=lambda: answers.append(post(worker, body)))
     thread.start()
@@ -168,8 +165,8 @@ def test_closing_the_session_ends_a_training(worker: Worker) -> None:
 
 
 def test_evaluation_on_the_way(worker: Worker) -> None:
-    body = codec.encode({"type": "train", "round": 2, "node": 1}, content(evaluate=True))
-    _, reply = codec.decode(post(worker, body).content)
+    body = codec.encode(content(evaluate=True))
+    reply = codec.decode(post(worker, body).content)
     assert set(reply["metrics"]) == {"num-examples", "train-loss", "evaluate-examples", "evaluate-loss"}
     # Of zero weights, not of what training made of them.
     assert reply["metrics"]["evaluate-loss"] == pytest.approx(np.log(2))
@@ -206,7 +203,7 @@ def test_replies_come_in_the_order_of_the_participants(workers: Start, monkeypat
 )
 def test_failures_name_the_participant(status: int, body: bytes, said: str) -> None:
     app = FastAPI()
-    app.post("/v1/message")(lambda: Response(body, status_code=status))
+    app.post("/v1/messages/train/1/{node}")(lambda: Response(body, status_code=status))
     server = Server(app)
     grid = grid_of(server.url)
     with pytest.raises(GridFailure, match=said):
@@ -225,7 +222,7 @@ def test_nobody_listens_there() -> None:
 def test_a_silent_worker_is_given_up_and_the_others_are_not_waited_for(worker: Worker) -> None:
     stuck = threading.Event()
     app = FastAPI()
-    app.post("/v1/message")(lambda: stuck.wait(20))
+    app.post("/v1/messages/train/1/{node}")(lambda: stuck.wait(20))
     server = Server(app)
     grid = grid_of(worker.port.url, server.url)
     with pytest.raises(GridFailure, match="worker_2 did not answer in time"):

@@ -3,8 +3,8 @@
 A message is a 4-byte big-endian length, a JSON header of that length, and the arrays' elements (C order, little-endian)
 in the header's order::
 
-    {"head": {...}, "records": [["arrays", "array", [["nnl_0_linear.weight", "float32", [1, 10]], ...]],
-                                ["config", "config", {...}], ["metrics", "metric", {...}]]}
+    [["arrays", "array", [["nnl_0_linear.weight", "float32", [1, 10]], ...]],
+     ["config", "config", {...}], ["metrics", "metric", {...}]]
 """
 
 from __future__ import annotations
@@ -37,8 +37,22 @@ class Malformed(SynergosError):
     status = 400
 
 
-def encode(head: dict[str, Any], content: RecordDict) -> bytes:
-    """Return the message of `head` (plain JSON values) and `content`; NaN and infinity are refused (ValueError)."""
+class _Plain(Array):
+    """A NumPy array in C order, whose elements are there to be read as they lie: nothing is parsed or copied."""
+
+    def numpy(self) -> NDArray[Any]:
+        return np.frombuffer(_elements(self), dtype=self.dtype).reshape(self.shape)
+
+
+def to_array(values: NDArray[Any]) -> Array:
+    """Return `values` as Flower's array; its `numpy()` is a read-only view."""
+    dtype, shape = str(values.dtype), values.shape
+    prefix, _ = _layout(dtype, shape)
+    return _Plain(dtype=dtype, shape=shape, stype=_STYPE, data=prefix + values.tobytes())
+
+
+def encode(content: RecordDict) -> bytes:
+    """Return the message with this `content`; NaN and infinity in metrics and settings are refused (ValueError)."""
     records: list[tuple[str, str, Any]] = []
     elements: list[memoryview] = []
     for name, record in content.items():
@@ -47,12 +61,12 @@ def encode(head: dict[str, Any], content: RecordDict) -> bytes:
             elements.extend(_elements(array) for array in record.values())
         else:
             records.append((name, "config" if isinstance(record, ConfigRecord) else "metric", dict(record)))
-    header = json.dumps({"head": head, "records": records}, allow_nan=False, separators=(",", ":")).encode()
+    header = json.dumps(records, allow_nan=False, separators=(",", ":")).encode()
     return b"".join((struct.pack(">I", len(header)), header, *elements))
 
 
-def decode(raw: bytes) -> tuple[dict[str, Any], RecordDict]:
-    """Return head and content of a message; raises `Malformed`.
+def decode(raw: bytes) -> RecordDict:
+    """Return the content of a message; raises `Malformed`.
 
     Nothing is allocated for an array before the message is known to hold it.
     """
@@ -62,33 +76,29 @@ def decode(raw: bytes) -> tuple[dict[str, Any], RecordDict]:
     if size > min(MAX_HEADER, len(raw) - 4):
         raise Malformed(f"The message announces a header of {size} bytes and holds {len(raw) - 4} bytes.")
     try:
-        header = json.loads(raw[4 : 4 + size], parse_constant=_refuse)
-        head, records = dict(header["head"]), list(header["records"])
+        records = json.loads(raw[4 : 4 + size], parse_constant=_refuse)
+        if not isinstance(records, list):
+            raise ValueError("the header is no list of records")
         content, rest = RecordDict(), memoryview(raw)[4 + size :]
         for name, kind, payload in records:
             if kind == "array":
-                arrays: dict[str, Array] = {}
-                for key, dtype, shape in payload:
-                    shape = _shape(shape)
+                record = ArrayRecord()
+                for key, dtype, dimensions in payload:
+                    shape = _shape(dimensions)
                     prefix, length = _layout(dtype, shape)
                     if length > len(rest):
                         raise ValueError(f"array {key!r} needs {length} bytes, {len(rest)} are left")
                     data = b"".join((prefix, rest[:length]))
-                    arrays[key] = Array(dtype=dtype, shape=shape, stype=_STYPE, data=data)
+                    record[key] = _Plain(dtype=dtype, shape=shape, stype=_STYPE, data=data)
                     rest = rest[length:]
-                content[name] = ArrayRecord(arrays)
+                content[name] = record
             else:
                 content[name] = _SIMPLE[kind](payload)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise Malformed(f"The message cannot be read: {error}") from None
     if rest:
         raise Malformed(f"The message holds {len(rest)} bytes that its header does not mention.")
-    return head, content
-
-
-def view(array: Array) -> NDArray[Any]:
-    """Return the elements of a decoded or NumPy-made array as a read-only view, without parsing or copying."""
-    return np.frombuffer(_elements(array), dtype=array.dtype).reshape(array.shape)
+    return content
 
 
 def _shape(shape: list[int]) -> tuple[int, ...]:

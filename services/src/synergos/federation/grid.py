@@ -105,8 +105,15 @@ class DirectGrid(Grid):
             Cancelled: `cancel` was called.
         """
         deadline = time.monotonic() + timeout if timeout is not None else None
-        ordered = sorted(messages, key=lambda message: message.metadata.dst_node_id)
-        pending = [self._lanes[m.metadata.dst_node_id].submit(self._exchange, m, deadline) for m in ordered]
+        bodies: dict[int, bytes] = {}
+        pending: list[futures.Future[Message]] = []
+        for message in sorted(messages, key=lambda message: message.metadata.dst_node_id):
+            # A strategy gives all its messages of a round one content.
+            key = id(message.content)
+            if key not in bodies:
+                bodies[key] = codec.encode(message.content)
+            lane = self._lanes[message.metadata.dst_node_id]
+            pending.append(lane.submit(self._exchange, message, bodies[key], deadline))
         waiting: set[futures.Future[Message]] = set(pending)
         while waiting:
             done, _ = futures.wait({*waiting, self._cancelled}, return_when=futures.FIRST_COMPLETED)
@@ -115,17 +122,18 @@ class DirectGrid(Grid):
             waiting -= done
         return [future.result() for future in pending]
 
-    def _exchange(self, message: Message, deadline: float | None) -> Message:
+    def _exchange(self, message: Message, body: bytes, deadline: float | None) -> Message:
         node = message.metadata.dst_node_id
         config = next(iter(message.content.config_records.values()), ConfigRecord())
-        head = {"type": message.metadata.message_type, "round": config.get("server-round", 0), "node": node}
-        content = self._post(node, codec.encode(head, message.content), deadline)
+        server_round = config.get("server-round", 0)
+        path = f"/v1/messages/{message.metadata.message_type}/{server_round!r}/{node}"
+        answer = self._post(node, path, body, deadline)
         try:
-            return Message(codec.decode(content)[1], reply_to=message)
+            return Message(codec.decode(answer), reply_to=message)
         except codec.Malformed as error:
             raise self._failure(node, f"gave an unusable answer: {error.message}") from None
 
-    def _post(self, node: int, raw: bytes, deadline: float | None) -> bytes:
+    def _post(self, node: int, path: str, body: bytes, deadline: float | None) -> bytes:
         unreachable_since: float | None = None
         while True:
             now = time.monotonic()
@@ -134,7 +142,7 @@ class DirectGrid(Grid):
                 raise self._failure(node, "did not answer in time")
             try:
                 timeout = httpx.Timeout(left, connect=_CONNECT if left is None else min(_CONNECT, left))
-                response = self._clients[node].post("/v1/message", content=raw, timeout=timeout)
+                response = self._clients[node].post(path, content=body, timeout=timeout)
             except (httpx.ReadTimeout, httpx.WriteTimeout):
                 raise self._failure(node, "did not answer in time") from None
             except httpx.TransportError as error:

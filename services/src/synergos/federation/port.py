@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import hmac
 import threading
-from typing import Any
 
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from synergos.errors import NotFound, SynergosError
 from synergos.federation import codec, identity
@@ -46,16 +47,12 @@ class _Desk:
         self._last: tuple[tuple[str, int], bytes] | None = None
         self._app: ClientApp | None = None
 
-    def answer(self, raw: bytes) -> bytes:
-        head, content = codec.decode(raw)
-        kind, number, node = head.get("type"), head.get("round"), head.get("node")
-        if kind not in TYPES or type(number) is not int or number < 0 or type(node) is not int or node < 1:
-            raise codec.Malformed(f"A message has a type ({', '.join(TYPES)}), a round and a node.")
+    def answer(self, kind: str, number: int, node: int, body: bytes) -> bytes:
         with self._lock:
             if self._last is None or self._last[0] != (kind, number):
                 # The earlier reply is let go before the next is made: with large models only one fits.
                 self._last = None
-                self._last = (kind, number), self._work(kind, node, content)
+                self._last = (kind, number), self._work(kind, node, codec.decode(body))
             return self._last[1]
 
     def _work(self, kind: str, node: int, content: RecordDict) -> bytes:
@@ -67,7 +64,7 @@ class _Desk:
             self._app = client_app(self._session, self._is_open)
         message = Message(content, dst_node_id=node, message_type=kind)
         context = Context(run_id=1, node_id=node, node_config={}, state=RecordDict(), run_config={})
-        return codec.encode({}, self._app(message, context).content)
+        return codec.encode(self._app(message, context).content)
 
     def _is_open(self) -> bool:
         try:
@@ -76,32 +73,35 @@ class _Desk:
             return False
 
 
-def create_app(sessions: Sessions) -> FastAPI:
+def create_app(sessions: Sessions) -> Starlette:
     """Return the data port over `sessions`.
 
-    `POST /v1/message` takes a message of `synergos.federation.codec` whose head is {type, round, node}, with
+    `POST /v1/messages/<train|evaluate|query>/<round>/<node>` takes a message of `synergos.federation.codec`, with
     `Authorization: Bearer <token of the session>`, and answers with a message. Errors are JSON {message}: 400
     unreadable, 401 unknown token, 404 session closed meanwhile, 413 too large, 417 cannot be trained, 500 a defect.
     """
     identity.adopt()
-    app = FastAPI(openapi_url=None)
     log = get_logger("port")
 
-    @app.exception_handler(SynergosError)
-    async def explain(_: Request, error: SynergosError) -> JSONResponse:
+    async def explain(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, SynergosError)
         return JSONResponse({"message": error.message}, status_code=error.status)
 
-    @app.get("/health")
-    async def health() -> dict[str, Any]:
-        return {"status": "ok"}
+    async def missing(request: Request, _: Exception) -> JSONResponse:
+        return JSONResponse({"message": f"There is no {request.method} {request.url.path} here."}, status_code=404)
 
-    @app.post("/v1/message")
+    async def health(_: Request) -> JSONResponse:
+        return JSONResponse({"status": "ok"})
+
     async def message(request: Request) -> Response:
         session = _authorise(request, sessions)
-        raw = await _body(request)
+        kind, number, node = (request.path_params[name] for name in ("kind", "round", "node"))
+        if kind not in TYPES:
+            raise codec.Malformed(f"{kind!r} is not a type of message ({', '.join(TYPES)}).")
+        body = await _body(request)
         desk = session.state.setdefault("desk", _Desk(session, sessions))
         try:
-            reply = await asyncio.to_thread(desk.answer, raw)
+            reply = await asyncio.to_thread(desk.answer, kind, number, node, body)
         except SynergosError:
             raise
         except Exception:
@@ -109,7 +109,13 @@ def create_app(sessions: Sessions) -> FastAPI:
             return JSONResponse({"message": "The worker failed; its log tells why."}, status_code=500)
         return Response(reply, media_type=codec.MEDIA_TYPE)
 
-    return app
+    return Starlette(
+        routes=[
+            Route("/health", health),
+            Route("/v1/messages/{kind}/{round:int}/{node:int}", message, methods=["POST"]),
+        ],
+        exception_handlers={SynergosError: explain, 404: missing, 405: missing},
+    )
 
 
 def _authorise(request: Request, sessions: Sessions) -> Session:

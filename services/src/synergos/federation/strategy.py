@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp import strategy as flower
 
@@ -121,8 +121,10 @@ class _Recording(flower.FedAvg):
             expected = self.weights[name]
             if array.shape != expected.shape or array.dtype != expected.dtype:
                 raise GridFailure(f"Participant {self._who(reply)} gave weights {name} of another shape or type.")
-            if not np.isfinite(codec.view(array)).all():
-                raise GridFailure(f"Participant {self._who(reply)} gave weights {name} that are not finite.")
+            if not np.isfinite(array.numpy()).all():
+                raise GridFailure(
+                    f"Participant {self._who(reply)} gave weights {name} that are not finite: lower lr (or max_lr)."
+                )
         if _number(reply, "num-examples") < 1 or not math.isfinite(_number(reply, "train-loss")):
             raise GridFailure(f"Participant {self._who(reply)} gave no usable number of rows or loss.")
         return record
@@ -213,5 +215,5 @@ def _as_before(arrays: ArrayRecord, reference: ArrayRecord) -> ArrayRecord:
     """Return `arrays` in the element types of `reference`: averages of whole numbers (counters) are rounded."""
     for name, array in arrays.items():
         if array.dtype != reference[name].dtype:
-            arrays[name] = Array(np.asarray(np.rint(array.numpy()).astype(reference[name].dtype)))
+            arrays[name] = codec.to_array(np.rint(array.numpy()).astype(reference[name].dtype))
     return arrays

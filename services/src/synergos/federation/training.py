@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord
+from flwr.app import ArrayRecord
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -131,8 +131,6 @@ def fit(
             schedule.after_epoch(loss)
             if stop.after(loss):
                 break
-    if not all(bool(torch.isfinite(value).all()) for value in network.state_dict().values()):
-        raise Invalid(f"Weights became infinite in round {turn.server_round}: lower lr (or max_lr).")
     return loss, schedule.state
 
 
@@ -177,7 +175,10 @@ class Stagnation:
 
 def to_record(network: Network) -> ArrayRecord:
     """Return the weights and buffers of `network`."""
-    return ArrayRecord({name: Array(value.detach().numpy()) for name, value in network.state_dict().items()})
+    record = ArrayRecord()
+    for name, value in network.state_dict().items():
+        record[name] = codec.to_array(value.numpy())
+    return record
 
 
 def load_record(network: Network, record: ArrayRecord) -> None:
@@ -186,12 +187,10 @@ def load_record(network: Network, record: ArrayRecord) -> None:
     if own.keys() != record.keys():
         raise Invalid(f"Weights do not belong to this model: {', '.join(sorted(own.keys() ^ record.keys()))}.")
     for name, tensor in own.items():
-        array = codec.view(record[name])
-        if array.shape != tuple(tensor.shape) or str(array.dtype) != str(tensor.dtype).removeprefix("torch."):
-            raise Invalid(
-                f"Weights {name} are {array.dtype}{array.shape}, the model has {tensor.dtype}{tuple(tensor.shape)}."
-            )
-        tensor.copy_(as_tensor(array))
+        array, here = record[name].numpy(), tensor.numpy()
+        if array.shape != here.shape or array.dtype != here.dtype:
+            raise Invalid(f"Weights {name} are {array.dtype}{array.shape}, the model has {here.dtype}{here.shape}.")
+        here[...] = array
 
 
 def _batch_sizes(rows: int, batch_size: int | None, needs_rows: bool) -> list[int]:
