@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from synergos.errors import FeatureDrift, GridFailure, Invalid
-from synergos.federation.alignment import Poll, agree, fit_model, place, pool, union_labels
+from synergos.federation.alignment import Moments, Poll, agree, fit_model, place, pool, union_labels
 from synergos.jobs import METAS, Alignment, Layout
 
 NAMES = st.lists(st.text(alphabet="abcd_0123", min_size=1, max_size=4), unique=True, max_size=8)
@@ -99,7 +99,7 @@ def test_class_order(names: list[str], ordered: list[str]) -> None:
 
 @given(st.lists(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=20), min_size=1, max_size=4))
 def test_scaling_is_that_of_all_rows_together(parts: list[list[float]]) -> None:
-    columns = [{"f": {"count": len(p), "mean": np.mean(p), "std": np.std(p)}} for p in parts]
+    columns = [{"f": Moments(count=len(p), mean=np.mean(p), std=np.std(p))} for p in parts]
     mean, std = pool(["f", "one_hot"], columns)["f"]
     everything = np.concatenate([np.asarray(p) for p in parts])
     scale = max(1.0, np.abs(everything).max())
@@ -109,7 +109,7 @@ def test_scaling_is_that_of_all_rows_together(parts: list[list[float]]) -> None:
 
 
 def test_constant_column_keeps_a_deviation_of_one() -> None:
-    columns = [{"f": {"count": 3, "mean": 1e9 + 0.1, "std": 0.0}}, {"f": {"count": 7, "mean": 1e9 + 0.1, "std": 0.0}}]
+    columns = [{"f": Moments(count=rows, mean=1e9 + 0.1, std=0.0)} for rows in (3, 7)]
     assert pool(["f"], columns) == {"f": (pytest.approx(1e9 + 0.1), 1.0)}
 
 
@@ -133,9 +133,29 @@ def test_drift_names_what_is_new() -> None:
         place(poll({"predict": {"X": ["a"], "y": ["target_7"]}}), layout)
 
 
-def test_unusable_poll_reply_names_the_participant() -> None:
-    with pytest.raises(GridFailure, match="worker_9"):
-        Poll.read("worker_9", {"headers": {"train": {"X": "abc"}}})
+def numeric(**facts: Any) -> dict[str, Any]:
+    return {"headers": {}, "metadata": {"train": {"features": {"num_variables": {"a": facts}}}}}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        None,
+        {"headers": {"train": {"X": "abc"}}},
+        {"headers": {}, "metadata": {"train": []}},
+        {
+            "headers": {},
+            "metadata": {"train": {"features": {"num_variables": {"a": {"count": 1, "mean": "x", "std": 1}}}}},
+        },
+        {
+            "headers": {},
+            "metadata": {"train": {"features": {"num_variables": {"a": {"count": 1, "mean": 0, "std": -1}}}}},
+        },
+    ],
+)
+def test_unusable_poll_reply_names_the_participant(data: Any) -> None:
+    with pytest.raises(GridFailure, match="worker_9 gave an unusable poll reply"):
+        Poll.read("worker_9", data)
 
 
 def layer(l_type: str, activation: str | None = None, **structure: Any) -> dict[str, Any]:

@@ -212,6 +212,15 @@ def test_failures_name_the_participant(status: int, body: bytes, said: str) -> N
     server.stop()
 
 
+def test_a_large_message_without_a_session_is_told_so(worker: Worker) -> None:
+    """The port answers before it has read the body, and closes the connection under the sender's feet."""
+    grid = DirectGrid([Endpoint("worker_1", worker.port.url, "outdated")])
+    big = RecordDict({"arrays": ArrayRecord({"w": Array(np.zeros(5_000_000, np.float32))}), "config": ConfigRecord()})
+    with pytest.raises(GridFailure, match="worker_1 has lost its session"):
+        grid.send_and_receive([grid.create_message(big, "train", 1, "")], timeout=20)
+    grid.close()
+
+
 def test_nobody_listens_there() -> None:
     grid = grid_of("http://127.0.0.1:9", reconnect=0.5)
     with pytest.raises(GridFailure, match=r"worker_1 cannot be reached at http://127.0.0.1:9"):

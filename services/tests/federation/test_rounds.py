@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 from worker_double import Worker, linear, separable
 
-from synergos.federation import strategy, training
+from synergos.federation import strategy, training, warm_up
 from synergos.federation.grid import DirectGrid, Endpoint
 from synergos.federation.layers import Network
 from synergos.federation.parameters import Parameters
@@ -134,3 +134,22 @@ def test_the_same_seed_gives_the_same_bits(workers: Start) -> None:
 
     assert first.tobytes() == second.tobytes()
     assert first.tobytes() != other.tobytes()
+
+
+def test_counters_of_batch_normalisation_stay_whole_numbers(workers: Start) -> None:
+    # 17, 33 and 25 rows in batches of 8 leave one row over, which has no variance of its own: it joins a batch.
+    rows, steps = np.asarray([17, 33, 25]), np.asarray([2, 4, 3])
+    started = workers({f"worker_{n}": {"train": separable(int(n), 4, 2, seed=int(n))} for n in sorted(rows)})
+    norm = {"is_input": True, "l_type": "BatchNorm1d", "structure": {"num_features": 4}, "activation": None}
+    values = {"rounds": 2, "epochs": 1, "batch_size": 8, "lr": 0.1}
+    outcome = federate(started, [norm, *linear(4, 1, "sigmoid")], values)
+    counter = outcome.weights["nnl_0_batchnorm1d.num_batches_tracked"].numpy()
+    assert counter.dtype == np.int64
+    # Each round adds the participants' mean number of steps, and rounds.
+    share = (rows / rows.sum() * steps).sum()
+    assert counter == np.rint(np.rint(share) + share)
+
+
+def test_warming_up_twice_is_harmless() -> None:
+    warm_up()
+    warm_up()

@@ -1,6 +1,6 @@
 """What the participants of a project agree on: one order of columns and classes, one scaling, models that fit.
 
-Everything here is a pure function of the poll replies, plain JSON from the workers (see `Poll`).
+Everything here is a pure function of what the workers answer to a poll (see `Poll`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from synergos.errors import FeatureDrift, GridFailure, Invalid
 from synergos.jobs import METAS, Action, Alignment, Layout, Spacers
@@ -28,9 +28,24 @@ class Header(BaseModel):
 class Moments(BaseModel):
     """Row count, mean and population standard deviation of one numeric column."""
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     count: int = Field(ge=0)
     mean: float
     std: float = Field(ge=0)
+
+
+class Variables(BaseModel):
+    """Facts about the columns of a set, by their kind."""
+
+    cat_variables: dict[str, Any] = Field(default_factory=dict)
+    num_variables: dict[str, Any] = Field(default_factory=dict)
+
+
+class Facts(BaseModel):
+    """What a worker tells about one set beside its names."""
+
+    features: Variables = Field(default_factory=Variables)
 
 
 class Poll(BaseModel):
@@ -38,24 +53,32 @@ class Poll(BaseModel):
 
     Attributes:
         headers: meta → names.
-        metadata: meta → {src_count, _type, features: {cat_variables, num_variables, misc_variables}}.
+        metadata: meta → facts.
     """
 
     headers: dict[str, Header]
-    metadata: dict[str, Any] = Field(default_factory=dict)
+    metadata: dict[str, Facts] = Field(default_factory=dict)
 
     @classmethod
     def read(cls, participant_id: str, data: Any) -> Poll:
         """Return the checked reply; raises `GridFailure` naming the participant."""
         try:
-            return cls.model_validate(data)
+            poll = cls.model_validate(data)
+            poll.moments()
         except ValidationError as error:
-            raise GridFailure(f"{participant_id} gave an unusable poll reply: {error.errors()[0]['msg']}.") from None
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise GridFailure(f"{participant_id} gave an unusable poll reply: {where}: {first['msg']}.") from None
+        return poll
 
-    def variables(self, meta: str, kind: str) -> dict[str, Any]:
-        """Return column → facts of the `num_variables` or `cat_variables` of one set."""
-        features = (self.metadata.get(meta) or {}).get("features") or {}
-        return dict(features.get(kind) or {})
+    def variables(self, meta: str) -> Variables:
+        """Return the facts about the columns of one set."""
+        return self.metadata[meta].features if meta in self.metadata else Variables()
+
+    def moments(self) -> dict[str, Moments]:
+        """Return the figures of the training set's numeric columns."""
+        numeric = self.variables("train").num_variables
+        return {column: Moments.model_validate(facts) for column, facts in numeric.items()}
 
 
 def union(headers: Iterable[Sequence[str]]) -> list[str]:
@@ -105,18 +128,18 @@ def agree(polls: Mapping[str, Poll]) -> Layout:
     return Layout(
         X=features,
         y=union_labels(header.y for header in headers),
-        scaling=pool(features, [poll.variables("train", "num_variables") for poll in polls.values()]),
+        scaling=pool(features, [poll.moments() for poll in polls.values()]),
     )
 
 
-def pool(features: Iterable[str], columns: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float]]:
+def pool(features: Iterable[str], columns: Sequence[Mapping[str, Moments]]) -> dict[str, tuple[float, float]]:
     """Return (mean, standard deviation) of each numeric feature over all participants' rows together.
 
     A column that never varies gets the deviation 1, so that it becomes 0 and stays finite.
     """
     scaling: dict[str, tuple[float, float]] = {}
     for feature in features:
-        parts = [Moments.model_validate(facts[feature]) for facts in columns if feature in facts]
+        parts = [moments[feature] for moments in columns if feature in moments]
         rows = sum(part.count for part in parts)
         if rows == 0:
             continue
@@ -134,8 +157,9 @@ def _check_kinds(polls: Mapping[str, Poll]) -> None:
     category: dict[str, str] = {}
     for participant_id, poll in polls.items():
         for meta in METAS:
-            for kind, seen in (("num_variables", numeric), ("cat_variables", category)):
-                for column in poll.variables(meta, kind):
+            variables = poll.variables(meta)
+            for columns, seen in ((variables.num_variables, numeric), (variables.cat_variables, category)):
+                for column in columns:
                     seen.setdefault(column, f"{participant_id} ({meta})")
     if both := sorted(numeric.keys() & category.keys()):
         column = both[0]

@@ -117,8 +117,8 @@ class GridEngine:
                 "round",
                 round=server_round,
                 train_loss=history.train[-1],
-                # Known one round later: it is measured on the weights that the next round starts from.
-                evaluate_loss=history.evaluate[-1] if history.evaluate else None,
+                # Of the weights that this round started from: they are evaluated where they are trained on.
+                previous_evaluate_loss=history.evaluate[-1] if history.evaluate else None,
                 seconds=round(time.perf_counter() - begin, 3),
             )
 
