@@ -25,19 +25,15 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     logs.configure(options, "worker")
     cli.limit_hardware(options)
     # The numerical libraries come with these and read their limits once, so they wait for the line above.
-    from synergos.federation import port
+    from synergos.federation import port, warm_up
     from synergos.federation.sessions import Sessions
     from synergos.server import serve
     from synergos.worker.app import create_app
 
     sessions = Sessions()
-    app = create_app(root / "data", root / "outputs", sessions, on_first_poll=_warm_up)
+    # An idle worker does without torch and its memory: it is loaded while the first data is being prepared.
+    app = create_app(root / "data", root / "outputs", sessions, on_first_poll=warm_up)
     serve([(app, COMMAND_PORT), (port.create_app(sessions), DATA_PORT)])
-
-
-def _warm_up() -> None:
-    """Load torch while the first data is being prepared: an idle worker does without its memory."""
-    import synergos.federation.client  # noqa: F401
 
 
 def _reset(outputs: Path, dry_run: bool) -> int:
