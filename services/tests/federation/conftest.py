@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import hypothesis
 import pytest
 import torch
 from worker_double import Worker
@@ -12,6 +13,9 @@ from synergos.federation.sessions import Split
 
 # Several workers share this process, and its models are tiny.
 torch.set_num_threads(1)
+# A busy machine is no failure, and the checkout may be read-only.
+hypothesis.settings.register_profile("federation", deadline=None, database=None)
+hypothesis.settings.load_profile("federation")
 
 
 @pytest.fixture
