@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
@@ -23,6 +24,7 @@ class ActionModule(ActionBase):
         variables = task_vars or {}
         definition = dict(self._task.args)
         _containers, problems = parse([definition])
+        problems += self._unknown_options(definition.get("name"), variables)
         engine = variables.get("synergos_engine")
         engines = variables["groups"].get("engines", [])
         if engine not in engines:
@@ -35,3 +37,18 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail("\n".join(problems))
         result["ansible_facts"] = {"synergos_component": {"run": run_id(), "container": definition}}
         return result
+
+    def _unknown_options(self, name: Any, variables: dict[str, Any]) -> list[str]:
+        """Return a sentence per variable that looks like an option of the role but is none: it would be ignored."""
+        role = self._task._role
+        if role is None:
+            return []
+        prefix = f"{role.get_name(include_role_fqcn=False)}_"
+        options = [*role.get_default_vars(), *role.get_vars(include_params=False)]
+        problems = []
+        for variable in sorted(variables):
+            if variable.startswith(prefix) and variable not in options:
+                near = difflib.get_close_matches(variable, options, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"ansible-doc -t role {role.get_name()} lists them"
+                problems.append(f"container {name}: {variable} is no option of the role: {hint}")
+        return problems

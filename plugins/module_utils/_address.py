@@ -48,7 +48,7 @@ def check_addresses(containers: Sequence[Container], network: Network) -> list[s
     problems = []
     holders: dict[str, str] = {}
     lower = next(network.subnet.subnets())
-    remedy = f"give it a free address from {lower[1]} to {lower[-1]} other than the gateway"
+    remedy = f"give it a free address from {lower[1]} to {lower[-1]} other than the gateway; Docker hands out the rest"
     for container in containers:
         address = ipaddress.IPv4Address(container.address)
         reason = None

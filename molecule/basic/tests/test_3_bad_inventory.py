@@ -39,6 +39,7 @@ BAD: list[tuple[str, dict[str, Any], list[str]]] = [
     (W, {"container_name": "no good"}, ["name", "letters, digits"]),
     (W, {"worker_command_port": 5000}, ["5000", "synb_ttp", W]),
     (W, {"worker_command_port": 70000}, [W, "ports[0].host", "65535"]),
+    (W, {"worker_comand_port": 5003}, [W, "worker_comand_port", "did you mean worker_command_port"]),
     (W, {"worker_command_port": "many"}, ["worker_command_port", "int"]),
     (W, {"worker_data_scope": "everything"}, ["worker_data_scope", "own, all"]),
     (W, {"worker_data_folder": "data9"}, [W, "data9"]),
@@ -94,7 +95,7 @@ def test_a_missing_address_is_named(client: docker.DockerClient, tmp_path: Path)
     addition.write_text(json.dumps({"synergos_basic_workers": {"hosts": hosts}}))
     before = started(client)
     done = run(PLAYBOOK, "playbooks/synbasic.yml", "-i", "inventories/basic/hosts.yml", "-i", str(addition))
-    assert done.rc != 0 and "synb_worker_3" in done.text and "synergos_address" in done.text
+    assert done.rc != 0 and "synb_worker_3" in done.text and "set synergos_address" in done.text
     assert started(client) == before
 
 
@@ -102,3 +103,11 @@ def test_an_inventory_without_the_tier_is_refused() -> None:
     done = run(PLAYBOOK, "playbooks/synbasic.yml", "-i", "localhost,")
     assert done.rc != 0
     assert "inventories/basic/hosts.yml" in done.text
+
+
+@pytest.mark.parametrize("name", ["status", "cleanup", "teardown", "demo"])
+def test_an_unknown_tier_is_refused(client: docker.DockerClient, name: str) -> None:
+    before = started(client)
+    done = run(PLAYBOOK, f"playbooks/{name}.yml", "-e", "tier=basic")
+    assert done.rc != 0 and "Tiers are named like synergos_basic" in done.text
+    assert started(client) == before

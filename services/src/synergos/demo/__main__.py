@@ -6,12 +6,12 @@ import argparse
 import json
 import os
 import sys
-import textwrap
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import httpx
+import structlog
 
 from synergos import Driver
 from synergos.demo import phases
@@ -42,18 +42,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the phase named on the command line.
 
     Returns:
-        0 with one JSON object on standard output, or 1 with a paragraph on standard error.
+        0 with one JSON object on standard output, or 1 with a sentence on standard error; a comparison that the
+        federated model fails gives both.
     """
     parser = argparse.ArgumentParser(prog="synergos.demo", description="Run one phase of a federated cycle.")
     parser.add_argument("phase", choices=PHASES)
     parser.add_argument("--settings", type=Path, help=f"JSON file; by default the variable {VARIABLE} holds the JSON")
     options = parser.parse_args(argv)
+    # Standard output carries the result alone.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     try:
-        print(json.dumps(run(options.phase, settings(options.settings))))
+        result = run(options.phase, settings(options.settings))
     except SynergosError as error:
-        print(textwrap.fill(f"Demo, phase {options.phase}: {error.message}", 100), file=sys.stderr)
-        return 1
-    return 0
+        return complain(options.phase, error.message)
+    print(json.dumps(result))
+    return complain(options.phase, result["failure"]) if result.get("failure") else 0
+
+
+def complain(phase: str, sentence: str) -> int:
+    """Print why a phase failed, on one line: callers quote the last one."""
+    print(f"Demo, phase {phase}: {sentence}", file=sys.stderr)
+    return 1
 
 
 def settings(file: Path | None) -> Settings:

@@ -116,8 +116,7 @@ class Study:
 def compare(settings: Settings, driver: Driver) -> Result:
     """Return the figures of all models on the same evaluate sets; the federated ones come from the TTP's records.
 
-    Raises:
-        PhaseFailed: the federated model is no better than chance.
+    `failure` says so where the federated model is no better than chance.
     """
     records = expect(driver.validations.read(*settings.keys), "Reading the validations")
     federated = {record["key"]["participant_id"]: record["evaluate"]["statistics"] for record in records}
@@ -136,13 +135,13 @@ def compare(settings: Settings, driver: Driver) -> Result:
     metric = figures.METRICS[settings.action][0]
     reached = found["federated"]["overall"][metric]
     chance = figures.chance(settings.action, list(federated.values()))
-    if reached <= chance:
-        raise PhaseFailed(
-            f"The federated model is not better than chance: its {metric} on the evaluate sets is {reached:.3f}, "
-            f"and {chance:.3f} needs no model. Check the run parameters (rounds, epochs, lr) and the data."
-        )
+    failure = (
+        f"The federated model is not better than chance: its {metric} on the evaluate sets is {reached:.3f}, "
+        f"and {chance:.3f} needs no model. Check the run parameters (rounds, epochs, lr) and the data."
+    )
     return {
         "figures": found,
         "chance": {metric: chance},
+        "failure": failure if reached <= chance else None,
         "table": figures.table({title: each["overall"] for title, each in found.items()}, settings.action),
     }

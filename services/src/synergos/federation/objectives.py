@@ -121,7 +121,13 @@ class Objective:
             outputs = self._strip(raw)
         else:
             outputs = ACTIVATIONS[self._final](raw)
-        loss: Tensor = self._criterion(outputs, target)
+        try:
+            loss: Tensor = self._criterion(outputs, target)
+        except RuntimeError:
+            # BCELoss refuses what is not a number; the callers report a loss that is none.
+            if bool(torch.isfinite(outputs).all()):
+                raise
+            loss = outputs.sum()
         return loss
 
     def per_row(self, loss: float, rows: int) -> float:

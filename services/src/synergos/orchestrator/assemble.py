@@ -77,8 +77,8 @@ def aligned(found: list[Party], project: Key) -> list[Party]:
     missing = [party.node.participant_id for party in found if party.alignment is None]
     if missing:
         raise Invalid(
-            f"{PROJECT.label(project)} is not aligned for {', '.join(missing)}: POST its alignments first, "
-            "or send 'auto_align': false."
+            f"{PROJECT.label(project)} is not aligned for {', '.join(missing)}: POST its alignments first "
+            "(Driver: alignments.create)."
         )
     return found
 

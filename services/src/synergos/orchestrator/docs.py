@@ -15,6 +15,8 @@ from swagger_ui_bundle import swagger_ui_path  # type: ignore[import-untyped]
 from synergos.rest import API_VERSION
 
 _ASSETS = "/swaggerui"
+# The newest that the bundled Swagger UI renders.
+_OPENAPI = "3.0.3"
 
 
 def mount_docs(app: FastAPI, phases: dict[str, APIRouter]) -> None:
@@ -45,7 +47,7 @@ def _mount(app: FastAPI, title: str, router: APIRouter) -> None:
 
 
 def _describe(title: str, router: APIRouter) -> dict[str, Any]:
-    result = get_openapi(title=title, version=API_VERSION, routes=router.routes)
+    result = get_openapi(title=title, version=API_VERSION, openapi_version=_OPENAPI, routes=router.routes)
     for path in result["paths"].values():
         for operation in path.values():
             # FastAPI announces its own error, which this API never sends.
