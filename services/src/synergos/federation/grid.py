@@ -124,8 +124,8 @@ class DirectGrid(Grid):
 
     def _exchange(self, message: Message, body: bytes, deadline: float | None) -> Message:
         node = message.metadata.dst_node_id
-        config = next(iter(message.content.config_records.values()), ConfigRecord())
-        server_round = config.get("server-round", 0)
+        config = message.content.get("config")
+        server_round = config.get("server-round", 0) if isinstance(config, ConfigRecord) else 0
         path = f"/v1/messages/{message.metadata.message_type}/{server_round!r}/{node}"
         answer = self._post(node, path, body, deadline)
         try:

@@ -199,8 +199,9 @@ def query(
 
 
 def _number(reply: Message, key: str) -> float:
-    metrics = next(iter(reply.content.metric_records.values()), MetricRecord())
-    value = metrics.get(key)
+    # By name: `content.metric_records` builds a dictionary at each access, and this is asked a dozen times a round.
+    metrics = reply.content.get("metrics")
+    value = metrics.get(key) if isinstance(metrics, MetricRecord) else None
     if not isinstance(value, (int, float)):
         raise GridFailure(f"A reply lacks the metric {key}.")
     return float(value)
