@@ -49,8 +49,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("phase", choices=PHASES)
     parser.add_argument("--settings", type=Path, help=f"JSON file; by default the variable {VARIABLE} holds the JSON")
     options = parser.parse_args(argv)
-    # Standard output carries the result alone.
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     try:
         result = run(options.phase, settings(options.settings))
     except SynergosError as error:
@@ -95,4 +93,6 @@ def run(phase: str, settings: Settings) -> phases.Result:
 
 
 if __name__ == "__main__":
+    # Standard output carries the result alone.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     sys.exit(main())
