@@ -250,16 +250,17 @@ def test_a_worker_that_comes_back_gets_the_message_again(workers: Start, monkeyp
     (worker,) = workers({"worker_1": {"train": separable(20, 3, 2, seed=1)}})
     worker.open("secret")
     grid = grid_of(worker.port.url)
-    post_once = grid._clients[1].post
+    send = grid._transports[1].handle_request
     broken = iter([True])
 
-    def breaking(*args: Any, **kwargs: Any) -> httpx.Response:
-        response = post_once(*args, **kwargs)
+    def breaking(request: httpx.Request) -> httpx.Response:
+        response = send(request)
+        response.read()
         if next(broken, False):
             raise httpx.ReadError("connection reset")
         return response
 
-    monkeypatch.setattr(grid._clients[1], "post", breaking)
+    monkeypatch.setattr(grid._transports[1], "handle_request", breaking)
     (reply,) = grid.send_and_receive(messages(grid), timeout=20)
     assert reply.content["metrics"]["num-examples"] == 20
     assert len(calls) == 1
