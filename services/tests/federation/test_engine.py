@@ -299,6 +299,16 @@ def test_divergence_names_participant_and_round_and_frees_the_workers(
     assert list((tmp_path / "c/p/e/r").iterdir()) == []
 
 
+def test_weights_beyond_all_numbers_name_their_participant(pair: list[Worker], engine: GridEngine) -> None:
+    """The loss of the only step is finite, and what the step makes of the weights is not."""
+    pair[1].data["train"] = Split(np.full((5, 3), 1e18, np.float32), np.ones((5, 1), np.float32))
+    parameters = {**FAST, "rounds": 1, "epochs": 1, "criterion": "MSELoss", "lr": 1e20}
+    with pytest.raises(
+        GridFailure, match=r"weights nnl_0_linear.weight of worker_1 are no longer finite: lower lr"
+    ):
+        engine.train(train_job(pair, parameters=parameters, model=linear(3, 1, "")))
+
+
 def test_a_worker_that_is_gone_fails_the_run_and_frees_the_rest(pair: list[Worker], engine: GridEngine) -> None:
     job = train_job(pair)
     pair[0].rest.stop()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import queue
 import socket
 import time
 from collections.abc import Iterable
-from concurrent import futures
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -62,8 +63,9 @@ class DirectGrid(Grid):
         # Transports, not clients: what a client adds (cookies, redirects, proxies) costs a third of a small round.
         self._transports = {node: httpx.HTTPTransport(socket_options=_KEEPALIVE) for node in self._endpoints}
         # One thread per worker, which alone uses its transport: it is closed when the last request is through.
-        self._lanes = {node: futures.ThreadPoolExecutor(1, f"grid-{node}") for node in self._endpoints}
-        self._cancelled: futures.Future[Message] = futures.Future()
+        self._lanes = {node: ThreadPoolExecutor(1, f"grid-{node}") for node in self._endpoints}
+        self._answers: queue.SimpleQueue[Message | Exception] = queue.SimpleQueue()
+        self._cancelled: Cancelled | None = None
 
     def name(self, node_id: int) -> str:
         """Return the participant behind a node id."""
@@ -71,8 +73,8 @@ class DirectGrid(Grid):
 
     def cancel(self, reason: str) -> None:
         """Make the running exchange, and every later one, raise `Cancelled`. Callable from any thread."""
-        if not self._cancelled.done():
-            self._cancelled.set_exception(Cancelled(reason))
+        self._cancelled = Cancelled(reason)
+        self._answers.put(self._cancelled)
 
     def close(self) -> None:
         """Let go of the connections, without waiting for requests that are still open."""
@@ -99,23 +101,35 @@ class DirectGrid(Grid):
         """
         deadline = time.monotonic() + timeout if timeout is not None else None
         bodies: dict[int, bytes] = {}
-        pending: list[futures.Future[Message]] = []
-        for message in sorted(messages, key=lambda message: message.metadata.dst_node_id):
+        answers = self._answers = queue.SimpleQueue()
+        if self._cancelled:
+            raise self._cancelled
+        waiting = 0
+        for message in messages:
             # A strategy gives all its messages of a round one content.
             key = id(message.content)
             if key not in bodies:
                 bodies[key] = codec.encode(message.content)
             lane = self._lanes[message.metadata.dst_node_id]
-            pending.append(lane.submit(self._exchange, message, bodies[key], deadline))
-        waiting: set[futures.Future[Message]] = set(pending)
-        while waiting:
-            done, _ = futures.wait({*waiting, self._cancelled}, return_when=futures.FIRST_COMPLETED)
-            for future in done:
-                future.result()
-            waiting -= done
-        return [future.result() for future in pending]
+            lane.submit(self._exchange, message, bodies[key], deadline, answers)
+            waiting += 1
+        replies = []
+        for _ in range(waiting):
+            answer = answers.get()
+            if isinstance(answer, Exception):
+                raise answer
+            replies.append(answer)
+        return sorted(replies, key=lambda reply: reply.metadata.src_node_id)
 
-    def _exchange(self, message: Message, body: bytes, deadline: float | None) -> Message:
+    def _exchange(
+        self, message: Message, body: bytes, deadline: float | None, answers: queue.SimpleQueue[Message | Exception]
+    ) -> None:
+        try:
+            answers.put(self._ask(message, body, deadline))
+        except Exception as error:
+            answers.put(error)
+
+    def _ask(self, message: Message, body: bytes, deadline: float | None) -> Message:
         node = message.metadata.dst_node_id
         config = message.content.get("config")
         server_round = config.get("server-round", 0) if isinstance(config, ConfigRecord) else 0
@@ -146,7 +160,7 @@ class DirectGrid(Grid):
                 # A broken connection after a long wait is news of this moment, not of the moment of sending.
                 now = time.monotonic()
                 unreachable_since = unreachable_since or now
-                if now - unreachable_since >= self._reconnect or self._cancelled.done():
+                if now - unreachable_since >= self._reconnect or self._cancelled:
                     raise self._failure(node, f"cannot be reached at {endpoint.url}: {error}") from None
                 time.sleep(_PAUSE)
                 continue

@@ -89,6 +89,7 @@ class _Recording(flower.FedAvg):
         self.history.train.append(_mean(replies, "train-loss", "num-examples"))
         arrays, metrics = super().aggregate_train(server_round, replies)
         if arrays is not None:
+            self._check_finite(arrays)
             self.weights = arrays = _as_before(arrays, self.weights)
         self.progress(server_round, self.history)
         return arrays, metrics
@@ -121,13 +122,19 @@ class _Recording(flower.FedAvg):
             expected = self.weights[name]
             if array.shape != expected.shape or array.dtype != expected.dtype:
                 raise GridFailure(f"Participant {self._who(reply)} gave weights {name} of another shape or type.")
-            if not np.isfinite(array.numpy()).all():
-                raise GridFailure(
-                    f"Participant {self._who(reply)} gave weights {name} that are not finite: lower lr (or max_lr)."
-                )
         if _number(reply, "num-examples") < 1 or not math.isfinite(_number(reply, "train-loss")):
             raise GridFailure(f"Participant {self._who(reply)} gave no usable number of rows or loss.")
         return record
+
+    def _check_finite(self, arrays: ArrayRecord) -> None:
+        # One bad number anywhere shows in the average, so that in a sound round only that is looked at.
+        for name, array in arrays.items():
+            if not np.isfinite(array.numpy()).all():
+                guilty = [who for who, own in self.local.items() if not np.isfinite(own[name].numpy()).all()]
+                raise GridFailure(
+                    f"The weights {name} of {', '.join(guilty) or 'all together'} are no longer finite: "
+                    "lower lr (or max_lr), or check the data for extreme values."
+                )
 
 
 class FedAvg(_Recording):
@@ -140,12 +147,16 @@ class FedProx(_Recording, flower.FedProx):
 
 def make_strategy(parameters: Parameters, participants: int) -> _Recording:
     """Return the strategy that the run's `algorithm` names; all participants take part in every round."""
-    everyone: dict[str, Any] = dict.fromkeys(
-        ("min_train_nodes", "min_evaluate_nodes", "min_available_nodes"), participants
-    )
+    options: dict[str, Any] = {
+        "min_train_nodes": participants,
+        "min_evaluate_nodes": participants,
+        "min_available_nodes": participants,
+        # The history takes its own means, each over the rows that belong to it.
+        "train_metrics_aggr_fn": lambda *_: MetricRecord(),
+    }
     if parameters.algorithm == "FedProx":
-        return FedProx(proximal_mu=parameters.mu, **everyone)
-    return FedAvg(**everyone)
+        return FedProx(proximal_mu=parameters.mu, **options)
+    return FedAvg(**options)
 
 
 def run(
