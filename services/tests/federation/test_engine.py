@@ -303,9 +303,7 @@ def test_weights_beyond_all_numbers_name_their_participant(pair: list[Worker], e
     """The loss of the only step is finite, and what the step makes of the weights is not."""
     pair[1].data["train"] = Split(np.full((5, 3), 1e18, np.float32), np.ones((5, 1), np.float32))
     parameters = {**FAST, "rounds": 1, "epochs": 1, "criterion": "MSELoss", "lr": 1e20}
-    with pytest.raises(
-        GridFailure, match=r"weights nnl_0_linear.weight of worker_1 are no longer finite: lower lr"
-    ):
+    with pytest.raises(GridFailure, match=r"weights nnl_0_linear.weight of worker_1 are no longer finite: lower lr"):
         engine.train(train_job(pair, parameters=parameters, model=linear(3, 1, "")))
 
 
