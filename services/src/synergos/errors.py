@@ -45,6 +45,12 @@ class Busy(SynergosError):
     status = 409
 
 
+class Cancelled(SynergosError):
+    """Work that was called off."""
+
+    status = 409
+
+
 class Invalid(SynergosError):
     """A payload, setting or data set that cannot be used; the message says why and what would be right."""
 

@@ -5,11 +5,13 @@ Jobs are plain JSON, so the same objects serve a call inside one process and, in
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, Field
 
 Action = Literal["regress", "classify"]
+Datatype = Literal["tabular", "image", "text"]
 Meta = Literal["train", "evaluate", "predict"]
 METAS: tuple[Meta, ...] = ("train", "evaluate", "predict")
 
@@ -51,14 +53,25 @@ class Layout(BaseModel):
     """What all participants of a project agreed on.
 
     Attributes:
-        X: aligned feature names in order.
+        datatype: kind of data.
+        X: aligned feature names in order: columns of tables, words of texts; empty for images.
+        shape: images only: (channels, height, width) that every image is brought to.
         y: aligned label names in order (`target` for regression, `target_<class>` otherwise).
         scaling: numeric feature → (mean, standard deviation) pooled over the participants' training sets.
+        counts: label name → training rows of all participants, where they told it.
     """
 
+    datatype: Datatype = "tabular"
     X: list[str] = Field(default_factory=list)
+    shape: list[int] = Field(default_factory=list)
     y: list[str] = Field(default_factory=list)
     scaling: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    counts: dict[str, int] = Field(default_factory=dict)
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of one row as a model sees it."""
+        return tuple(self.shape) if self.datatype == "image" else (len(self.X),)
 
 
 class Alignment(BaseModel):
@@ -115,10 +128,47 @@ class TrainJob(RunJob):
     """Train one combination on every party's `train` set."""
 
 
-class TrainResult(BaseModel):
-    """Files of a trained model: `global` and `local_<n>` → {origin, path, loss_history}."""
+class ParticipantRound(BaseModel):
+    """One participant's part of a round: mean training loss per row, rows, and seconds that it computed."""
 
-    paths: dict[str, dict[str, str]]
+    loss: float
+    rows: int
+    seconds: float
+
+
+class RoundProgress(BaseModel):
+    """What one finished round of training brought.
+
+    Attributes:
+        round: from 1.
+        rounds: rounds that the run may take.
+        seconds: duration of the round.
+        train_loss: mean over all rows of the losses that the participants ended the round with.
+        previous_evaluate_loss: loss on the `evaluate` sets of the weights that the round started from: they are
+            evaluated where they are trained on. None in round 1 and without such sets.
+        participants: who took part.
+        left_out: who did not answer, in a run that goes on without them.
+    """
+
+    round: int
+    rounds: int
+    seconds: float
+    train_loss: float
+    previous_evaluate_loss: float | None = None
+    participants: dict[str, ParticipantRound] = Field(default_factory=dict)
+    left_out: list[str] = Field(default_factory=list)
+
+
+Watch = Callable[[RoundProgress], None]
+
+
+class TrainResult(BaseModel):
+    """Files of a trained model: `global` and `local_<n>` → {origin, path, loss_history, checkpoints}.
+
+    `global` also tells `rounds` (finished) and `best_round` (whose weights are kept, from 1).
+    """
+
+    paths: dict[str, dict[str, Any]]
 
 
 class InferJob(RunJob):
@@ -135,7 +185,11 @@ class InferResult(BaseModel):
 
 
 class Engine(Protocol):
-    """What can do the jobs. Failures are `synergos.errors.SynergosError`; a raised job leaves every worker free."""
+    """What can do the jobs, one at a time. Failures are `synergos.errors.SynergosError`; they leave every worker free.
+
+    Every job can be given again after the process was killed in the middle of it: it ends with what it would have
+    ended with, and a training goes on behind its last finished round.
+    """
 
     def align(self, job: AlignJob) -> AlignResult:
         """Poll every party, then compute the alignment. Stored alignments of the parties are ignored."""
@@ -147,8 +201,14 @@ class Engine(Protocol):
         classes that this layout does not know.
         """
 
-    def train(self, job: TrainJob) -> TrainResult:
-        """Train one combination and write its model files."""
+    def train(self, job: TrainJob, watch: Watch | None = None) -> TrainResult:
+        """Train one combination and write its model files; `watch` is told each round when it has ended."""
 
     def infer(self, job: InferJob) -> InferResult:
         """Run the trained model of a combination at the named participants."""
+
+    def cancel(self, reason: str) -> None:
+        """Make the job that is under way, of whatever kind, end with `synergos.errors.Cancelled`.
+
+        Callable from any thread. Nothing happens if no job is under way.
+        """

@@ -14,7 +14,7 @@ import httpx
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from synergos.errors import GridFailure, SynergosError
+from synergos.errors import Cancelled, GridFailure
 from synergos.federation import codec, identity
 
 # A peer that vanished without a word (power, network) is noticed within half a minute, however long a round may take.
@@ -26,12 +26,6 @@ _KEEPALIVE = [
 ]
 _CONNECT = 5.0
 _PAUSE = 0.2
-
-
-class Cancelled(SynergosError):
-    """The work was called off."""
-
-    status = 409
 
 
 @dataclass(frozen=True)

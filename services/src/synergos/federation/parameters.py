@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn, optim
 
 from synergos.errors import Invalid
+from synergos.federation.algorithms import ALGORITHMS
+from synergos.federation.algorithms import REFUSED as REFUSED_ALGORITHMS
 from synergos.federation.layers import TORCH_ERRORS
 from synergos.federation.objectives import CRITERIONS, Objective, criterion_arguments
 from synergos.federation.optimization import (
@@ -24,13 +26,6 @@ from synergos.federation.optimization import (
 )
 from synergos.jobs import Action
 
-ALGORITHMS = ("FedProx", "FedAvg")
-_REFUSED_ALGORITHMS = {
-    "FedGKT": "it sends every participant's labels and features to the orchestrator",
-    "FedSplit": "the original never implemented it",
-    "FedSwarm": "the original never implemented it",
-    "FedPrune": "the original never implemented it",
-}
 # Accepted for the sake of old clients, without effect.
 _WITHOUT_EFFECT = frozenset(
     {"run_id", "input_size", "output_size", "is_condensed", "is_snn", "precision_fractional", "use_CLR"}
@@ -42,6 +37,13 @@ class Parameters(BaseModel):
     """How one run trains. Free keys (momentum, max_lr, reduction, …) are in `model_extra`.
 
     `weight_decay` has no effect beside `l2_lambda`, which is the same thing; `mu` has none with FedAvg.
+
+    Attributes:
+        class_weights: weight of each class in the loss, in the order of the aligned classes; `balanced` weighs a class
+            by how rare it is among all participants' training rows.
+        min_participants: the run goes on while at least so many participants answer; None for all of them.
+        grace: seconds that a participant may be away before it is given up.
+        checkpoints: rounds between two checkpoints that are kept, 0 for none.
     """
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
@@ -61,6 +63,10 @@ class Parameters(BaseModel):
     l2_lambda: float = Field(0.0, ge=0)
     patience: int = Field(10, ge=0)
     delta: float = Field(0.0, ge=0)
+    class_weights: Literal["balanced"] | list[Annotated[float, Field(gt=0)]] | None = None
+    min_participants: int | None = Field(None, ge=1)
+    grace: float = Field(60.0, ge=0, le=86_400)
+    checkpoints: int = Field(0, ge=0)
     seed: int = Field(42, ge=0, lt=2**63)
 
     @classmethod
@@ -74,7 +80,7 @@ class Parameters(BaseModel):
         except ValidationError as error:
             wrong = "; ".join(f"{e['loc'][0]} = {e['input']!r}: {e['msg']}" for e in error.errors())
             raise Invalid(f"Run parameters: {wrong}.") from None
-        _known("algorithm", parameters.algorithm, ALGORITHMS, _REFUSED_ALGORITHMS)
+        _known("algorithm", parameters.algorithm, ALGORITHMS, REFUSED_ALGORITHMS)
         _known("optimizer", parameters.optimizer, OPTIMIZERS, REFUSED)
         _known("lr_scheduler", parameters.lr_scheduler, SCHEDULERS, REFUSED)
         _known("criterion", parameters.criterion, CRITERIONS, {})
@@ -135,6 +141,7 @@ class Parameters(BaseModel):
 
 
 _FREE: frozenset[str] = frozenset().union(
+    *ALGORITHMS.values(),
     *(criterion_arguments(name) for name in CRITERIONS),
     *(optimizer_arguments(name) for name in OPTIMIZERS),
     *(scheduler_arguments(name) for name in SCHEDULERS),

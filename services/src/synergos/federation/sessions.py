@@ -21,11 +21,12 @@ class Split:
     """One meta's data in the aligned layout.
 
     Attributes:
-        X: float32, shape (rows, features).
+        X: tables and texts: float32, shape (rows, features). Images: uint8, shape (rows, channels, height, width),
+            which may be a read-only view of a file; a model sees value / 255 as float32, converted batch by batch.
         y: regression and up to two classes float32 (rows, 1); more classes int64 (rows,); None for unlabelled rows.
     """
 
-    X: NDArray[np.float32]
+    X: NDArray[np.float32] | NDArray[np.uint8]
     y: NDArray[Any] | None
 
 
