@@ -1,15 +1,222 @@
-"""The federated algorithms that a run's `algorithm` may name, with the run parameters that each takes."""
+"""The federated algorithms that a run's `algorithm` may name, with the run parameters that each takes.
+
+The arithmetic is Flower's (`flwr.serverapp.strategy`); names and defaults are those of its constructors except where
+they would do nothing (`server_momentum` 0, no participant to select) or say two things (`beta`).
+"""
 
 from __future__ import annotations
 
-# Algorithm -> names of its own run parameters (`mu` is a field of every run).
-ALGORITHMS: dict[str, frozenset[str]] = {
-    "FedProx": frozenset(),
-    "FedAvg": frozenset(),
+from collections.abc import Mapping
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from synergos.errors import Invalid
+
+
+class Settings(BaseModel):
+    """An algorithm's own run parameters."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    @property
+    def least(self) -> int:
+        """Participants that a round needs at least."""
+        return 1
+
+
+class Averaging(Settings):
+    """FedAvg and FedProx, with central differential privacy if there is a clipping norm.
+
+    Attributes:
+        noise_multiplier: standard deviation of the noise over the clipping norm, on the sum of the updates.
+        clipping_norm: largest L2 norm of a participant's update.
+        initial_clipping_norm: the same in round 1; it then follows `target_clipped_quantile` (adaptive clipping).
+        target_clipped_quantile: share of the updates that the norm should leave alone.
+        clip_norm_lr: how fast the norm follows.
+        clipped_count_stddev: noise on the number of clipped updates; None for a twentieth of the participants.
+    """
+
+    noise_multiplier: float = Field(0.0, ge=0)
+    clipping_norm: float | None = Field(None, gt=0)
+    initial_clipping_norm: float | None = Field(None, gt=0)
+    target_clipped_quantile: float = Field(0.5, ge=0, le=1)
+    clip_norm_lr: float = Field(0.2, gt=0)
+    clipped_count_stddev: float | None = Field(None, ge=0)
+
+    @property
+    def private(self) -> bool:
+        """Whether updates are clipped, and noise is added to their mean."""
+        return self.clipping_norm is not None or self.initial_clipping_norm is not None
+
+    @model_validator(mode="after")
+    def _one_norm(self) -> Self:
+        if self.clipping_norm is not None and self.initial_clipping_norm is not None:
+            raise ValueError("clipping_norm clips at a fixed norm, initial_clipping_norm adaptively: give one of them")
+        if self.noise_multiplier and not self.private:
+            raise ValueError("noise_multiplier needs clipping_norm (fixed) or initial_clipping_norm (adaptive)")
+        return self
+
+    def check_noise(self, participants: int) -> None:
+        """Raise `Invalid` if adaptive clipping cannot give the noise that is asked for."""
+        stddev = participants / 20 if self.clipped_count_stddev is None else self.clipped_count_stddev
+        if self.initial_clipping_norm is not None and 0 < 2 * stddev <= self.noise_multiplier:
+            raise Invalid(
+                f"noise_multiplier {self.noise_multiplier} must be below twice clipped_count_stddev ({stddev:g}, by "
+                "default a twentieth of the participants): lower the one, raise the other, or give clipping_norm "
+                "instead of initial_clipping_norm."
+            )
+
+
+class FedAvgM(Settings):
+    """Server momentum on the mean update."""
+
+    server_learning_rate: float = Field(1.0, gt=0)
+    server_momentum: float = Field(0.9, ge=0, lt=1)
+
+
+class FedAdagrad(Settings):
+    """Adagrad of the server on the mean update: `eta` is its learning rate, `tau` is added to the root."""
+
+    eta: float = Field(0.1, gt=0)
+    tau: float = Field(1e-3, gt=0)
+
+
+class FedAdam(FedAdagrad):
+    """Adam of the server on the mean update."""
+
+    beta_1: float = Field(0.9, ge=0, lt=1)
+    beta_2: float = Field(0.99, ge=0, lt=1)
+
+
+class FedYogi(FedAdam):
+    """Yogi of the server on the mean update."""
+
+    eta: float = Field(0.01, gt=0)
+
+
+class QFedAvg(Settings):
+    """Weighs participants by their loss to the power of `q`, for results of similar quality.
+
+    Attributes:
+        client_learning_rate: None for the run's `lr`.
+    """
+
+    q: float = Field(0.1, ge=0)
+    client_learning_rate: float | None = Field(None, gt=0)
+
+
+class FedMedian(Settings):
+    """The median of each weight."""
+
+    @property
+    def least(self) -> int:
+        return 3  # the median of two is their mean
+
+
+class FedTrimmedAvg(Settings):
+    """The mean of each weight without the largest and the smallest share `cut_fraction` (Flower's `beta`)."""
+
+    cut_fraction: float = Field(0.2, gt=0, lt=0.5)
+
+    @property
+    def least(self) -> int:
+        return next(n for n in range(1, 2 + int(1 / self.cut_fraction)) if int(self.cut_fraction * n))
+
+
+class Krum(Settings):
+    """The update that is closest to the others."""
+
+    num_malicious_nodes: int = Field(1, ge=0)
+
+    @property
+    def least(self) -> int:
+        return 2 * self.num_malicious_nodes + 3
+
+
+class MultiKrum(Krum):
+    """The mean of the updates that are closest to the others.
+
+    Attributes:
+        num_nodes_to_select: None for all but `num_malicious_nodes`.
+    """
+
+    num_nodes_to_select: int | None = Field(None, ge=1)
+
+    @property
+    def least(self) -> int:
+        return max(super().least, self.num_malicious_nodes + (self.num_nodes_to_select or 1))
+
+
+class Bulyan(Krum):
+    """MultiKrum, then the mean of what is closest to the median of each weight."""
+
+    @property
+    def least(self) -> int:
+        return 4 * self.num_malicious_nodes + 3
+
+
+SETTINGS: dict[str, type[Settings]] = {
+    "FedProx": Averaging,
+    "FedAvg": Averaging,
+    "FedAvgM": FedAvgM,
+    "FedAdagrad": FedAdagrad,
+    "FedAdam": FedAdam,
+    "FedYogi": FedYogi,
+    "QFedAvg": QFedAvg,
+    "FedMedian": FedMedian,
+    "FedTrimmedAvg": FedTrimmedAvg,
+    "Krum": Krum,
+    "MultiKrum": MultiKrum,
+    "Bulyan": Bulyan,
 }
+# Algorithm -> names of its own run parameters (`mu` of FedProx is a field of every run).
+ALGORITHMS: dict[str, frozenset[str]] = {name: frozenset(model.model_fields) for name, model in SETTINGS.items()}
+_TREES = "it joins trees of XGBoost, and a model here is a network"
+_SECURE = "Flower has it for its legacy server only, see docs/algorithms.md"
+_CENTRAL = "give FedAvg or FedProx a noise_multiplier with clipping_norm or initial_clipping_norm"
+_AT_CLIENT = "the TTP clips by the same arithmetic: give FedAvg or FedProx a noise_multiplier and a clipping norm"
 REFUSED: dict[str, str] = {
     "FedGKT": "it sends every participant's labels and features to the orchestrator",
     "FedSplit": "the original never implemented it",
     "FedSwarm": "the original never implemented it",
     "FedPrune": "the original never implemented it",
+    "FedOpt": "it is the common base of FedAdagrad, FedAdam and FedYogi: name one of them",
+    **dict.fromkeys(("FedXgbBagging", "FedXgbCyclic"), _TREES),
+    **dict.fromkeys(("SecAgg", "SecAggPlus"), _SECURE),
+    **dict.fromkeys((f"DifferentialPrivacyServerSide{kind}Clipping" for kind in ("Fixed", "Adaptive")), _CENTRAL),
+    **dict.fromkeys((f"DifferentialPrivacyClientSide{kind}Clipping" for kind in ("Fixed", "Adaptive")), _AT_CLIENT),
 }
+
+
+def read(algorithm: str, free: Mapping[str, Any], participants: int) -> Settings:
+    """Return the checked settings of an algorithm.
+
+    Args:
+        algorithm: a key of `ALGORITHMS`.
+        free: the run's free parameters; those of criterion, optimiser and schedule are passed over.
+        participants: how many at least take part in each round.
+
+    Raises:
+        Invalid: a parameter is out of bounds or belongs to another algorithm, or the participants are too few.
+    """
+    every = frozenset().union(*ALGORITHMS.values())
+    if strange := sorted(free.keys() & every - ALGORITHMS[algorithm]):
+        takers = [name for name, own in ALGORITHMS.items() if strange[0] in own]
+        raise Invalid(f"{strange[0]} has no effect with algorithm {algorithm}: it belongs to {', '.join(takers)}.")
+    try:
+        settings = SETTINGS[algorithm](**{key: free[key] for key in free.keys() & ALGORITHMS[algorithm]})
+    except ValidationError as error:
+        wrong = (
+            f"{e['loc'][0]} = {e['input']!r}: {e['msg']}" if e["loc"] else e["msg"].removeprefix("Value error, ")
+            for e in error.errors()
+        )
+        raise Invalid(f"algorithm {algorithm}: {'; '.join(wrong)}.") from None
+    if participants < settings.least:
+        raise Invalid(
+            f"algorithm {algorithm} with these parameters needs at least {settings.least} participants in every "
+            f"round, and here are {participants}: register more, raise min_participants, or take another algorithm."
+        )
+    if isinstance(settings, Averaging):
+        settings.check_noise(participants)
+    return settings
