@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from synergos.errors import FeatureDrift, GridFailure, Invalid
-from synergos.federation.alignment import Moments, Poll, agree, fit_model, place, pool, union_labels
+from synergos.federation.alignment import Moments, Poll, agree, place, pool, union_labels
 from synergos.jobs import METAS, Alignment, Layout
 
 NAMES = st.lists(st.text(alphabet="abcd_0123", min_size=1, max_size=4), unique=True, max_size=8)
@@ -123,6 +123,18 @@ def test_kind_of_a_column_must_agree() -> None:
         agree(polls)
 
 
+def test_a_level_is_not_taken_for_a_column_of_that_name() -> None:
+    facts = {"count": 1, "mean": 0.0, "std": 1.0}
+    polls = {
+        "worker_1": poll({"train": {"X": ["sex_0"]}}, numeric={"sex_0": facts}),
+        "worker_2": poll({"train": {"X": ["sex_0"]}}, category=("sex",)),
+    }
+    with pytest.raises(
+        Invalid, match=r"'sex_0' is a numeric column at worker_1 .* category 'sex' at worker_2 .*rename"
+    ):
+        agree(polls)
+
+
 def test_drift_names_what_is_new() -> None:
     layout = Layout(X=["a", "b"], y=["target_0", "target_1"])
     fine = place(poll({"train": {"X": ["a", "b"], "y": layout.y}, "predict": {"X": ["b"], "y": []}}), layout)
@@ -158,51 +170,107 @@ def test_unusable_poll_reply_names_the_participant(data: Any) -> None:
         Poll.read("worker_9", data)
 
 
-def layer(l_type: str, activation: str | None = None, **structure: Any) -> dict[str, Any]:
-    return {"is_input": False, "l_type": l_type, "structure": structure, "activation": activation}
+def told(meta: str = "train", **facts: Any) -> Poll:
+    return Poll.read("w", {"headers": {meta: {"X": facts.pop("X", []), "y": []}}, "metadata": {meta: facts}})
 
 
-def lin(i: int, o: int, activation: str | None = None) -> dict[str, Any]:
-    return layer("Linear", activation, in_features=i, out_features=o)
+def image(height: int, width: int, color: str = "L", **more: Any) -> Poll:
+    return told(_type="image", pixel_height=height, pixel_width=width, color=color, **more)
 
 
-closing = layer("Softmax", dim=1)
+def test_images_share_the_largest_height_and_width() -> None:
+    polls = {"a": image(2, 5, "RGB"), "b": image(3, 4, "RGB"), "c": image(3, 5, "RGB")}
+    layout = agree(polls)
+    assert (layout.datatype, layout.shape, layout.X) == ("image", [3, 3, 5], [])
+    assert layout.row_shape == (3, 3, 5)
+    assert place(polls["a"], layout).train.X == [10, 11, 12, 13, 14]
+    assert place(polls["b"], layout).train.X == [4, 9, 14]
+    assert place(polls["c"], layout).train.X == place(polls["a"], layout).predict.X == []
 
 
-def conv() -> dict[str, Any]:
-    return layer("Conv2d", "relu", in_channels=1, out_channels=4, kernel_size=3)
+def test_words_are_united_behind_the_bucket() -> None:
+    polls = {
+        "a": told(_type="text", X=["#other", "cat", "zoo"]),
+        "b": told(_type="text", X=["#other", "ant", "cat"]),
+    }
+    layout = agree(polls)
+    assert layout.X == ["#other", "ant", "cat", "zoo"]
+    assert place(polls["a"], layout).train.X == [1]
+    # A word that nobody knew counts as unknown.
+    assert place(told("predict", _type="text", X=["#other", "bee"]), layout).predict.X == [1, 2, 3]
+
+
+def test_rows_per_class_are_pooled() -> None:
+    polls = {
+        "a": Poll.read("a", {"headers": {"train": {"X": ["x"], "y": ["target_0", "target_1"]}},
+                             "metadata": {"train": {"classes": {"target_0": 30, "target_1": 5}}}}),
+        "b": Poll.read("b", {"headers": {"train": {"X": ["x"], "y": ["target_1", "target_2"]}},
+                             "metadata": {"train": {"classes": {"target_1": 7}},
+                                          "evaluate": {"classes": {"target_1": 99}}}}),
+    }  # fmt: skip
+    assert agree(polls).counts == {"target_0": 30, "target_1": 12}
 
 
 @pytest.mark.parametrize(
-    ("action", "classes", "model", "fitted"),
+    ("polls", "said"),
     [
-        ("regress", 1, [lin(28, 1, "")], [lin(10, 1, "")]),
-        ("classify", 5, [lin(13, 1, "sigmoid")], [lin(10, 5, "softmax")]),
-        ("classify", 2, [lin(18, 1, "sigmoid")], [lin(10, 1, "sigmoid")]),
-        ("classify", 2, [lin(18, 2, "softmax")], [lin(10, 1, "sigmoid")]),
-        ("classify", 2, [lin(18, 2)], [lin(10, 1)]),
         (
-            "classify", 100,
-            [lin(64, 32, "sigmoid"), lin(32, 16, "softmax")],
-            [lin(10, 32, "sigmoid"), lin(32, 100, "softmax")],
+            {"worker_1": told(_type="tabular", X=["a"]), "worker_2": image(3, 3)},
+            "same kind of data; here it is tabular at worker_1 (train), image at worker_2 (train)",
         ),
-        ("regress", 1, [lin(3, 3, "softmax")], [lin(10, 1, "")]),
         (
-            "classify", 3,
-            [layer("BatchNorm1d", num_features=1), layer("Dropout"), lin(1, 8, "relu"), lin(8, 1), layer("Sigmoid")],
-            [layer("BatchNorm1d", num_features=10), layer("Dropout"), lin(10, 8, "relu"), lin(8, 3), closing],
+            {"worker_1": image(3, 3, "RGB"), "worker_2": image(3, 3, "L")},
+            "same colour; here it is RGB at worker_1 (train), L at worker_2 (train)",
         ),
-        ("classify", 2, [lin(1, 2), layer("Softmax", dim=1)], [lin(10, 1), layer("Sigmoid")]),
         (
-            "classify", 3,
-            [conv(), layer("Flatten"), lin(3136, 1, "sigmoid")],
-            [conv(), layer("Flatten"), lin(3136, 3, "softmax")],
+            {"worker_1": poll({"train": {"X": ["a"], "y": ["target_yes"]}})},
+            "Only one class can be told from the labels: yes. A classification needs two or more classes",
         ),
     ],
-)  # fmt: skip
-def test_models_are_fitted(action: Any, classes: int, model: list[Any], fitted: list[Any]) -> None:
-    layout = Layout(X=[f"f{i}" for i in range(10)], y=[f"target_{i}" for i in range(classes)])
-    before = str(model)
-    assert fit_model(model, layout, action) == fitted
-    assert fit_model(fitted, layout, action) == fitted
-    assert str(model) == before
+)
+def test_data_that_do_not_belong_together(polls: dict[str, Poll], said: str) -> None:
+    with pytest.raises(Invalid) as refusal:
+        agree(polls)
+    assert said in refusal.value.message
+
+
+def test_levels_fall_into_the_bucket_of_their_column_or_are_drift() -> None:
+    def seen(*names: str) -> Poll:
+        facts = {"features": {"cat_variables": {"sex": {}, "sex_at": {}}}}
+        return Poll.read("w", {"headers": {"predict": {"X": names, "y": []}}, "metadata": {"predict": facts}})
+
+    layout = Layout(X=["age", "sex_#other", "sex_0", "sex_at_1"], y=["target"])
+    assert place(seen("age", "sex_7", "sex_8"), layout).predict.X == [2, 3]
+    assert place(seen("age", "sex_0", "sex_at_1"), layout).predict.X == [1]
+    with pytest.raises(FeatureDrift, match=r"columns .*: sex_at_2 \(a level of sex_at\), size\."):
+        place(seen("age", "sex_at_2", "size"), layout)
+
+
+@pytest.mark.parametrize(
+    ("poll", "said"),
+    [
+        (
+            told("predict", _type="image", pixel_height=9, pixel_width=2, color="L"),
+            "up to 9 x 2 pixels .* 8 x 8. Align",
+        ),
+        (told("predict", _type="image", pixel_height=8, pixel_width=8, color="RGB"), "colour RGB; .* L. Convert"),
+        (told("predict", X=["a"]), "is of kind tabular; the model was aligned for image"),
+    ],
+)
+def test_images_that_drift(poll: Poll, said: str) -> None:
+    with pytest.raises(FeatureDrift, match=said):
+        place(poll, Layout(datatype="image", shape=[1, 8, 8], y=["target"]))
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"_type": "sound"},
+        {"_type": "image"},
+        {"_type": "image", "pixel_height": 3, "pixel_width": 3, "color": "P"},
+        {"classes": {"target_0": -1}},
+    ],
+)
+def test_unusable_facts_name_the_participant(facts: dict[str, Any]) -> None:
+    with pytest.raises(GridFailure, match=r"worker_9 gave an unusable poll reply: metadata.train"):
+        Poll.read("worker_9", {"headers": {}, "metadata": {"train": facts}})

@@ -15,15 +15,16 @@ from numpy.typing import NDArray
 
 from synergos.federation.port import create_app
 from synergos.federation.sessions import Session, Sessions, Split
-from synergos.jobs import Action, Node
+from synergos.jobs import Action, Layout, Node
 
 
 class Server:
-    """An application on a free port of loopback, in a thread."""
+    """An application on a port of loopback, any free one or the given one, in a thread."""
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, port: int = 0) -> None:
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        self.socket.bind(("127.0.0.1", 0))
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind(("127.0.0.1", port))
         self.port = int(self.socket.getsockname()[1])
         self._server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off", ws="none"))
         self._thread = threading.Thread(target=self._server.run, args=([self.socket],), daemon=True)
@@ -39,7 +40,10 @@ class Server:
 
 @dataclass
 class Worker:
-    """A worker as the orchestrator sees it: `poll_reply` and `data` are what it would have loaded."""
+    """A worker as the orchestrator sees it: `poll_reply` and `data` are what it would have loaded.
+
+    Its data port is the real one: what it answers to messages is what a worker answers.
+    """
 
     participant_id: str
     data: dict[str, Split] = field(default_factory=dict)
@@ -51,12 +55,16 @@ class Worker:
     sessions: Sessions = field(default_factory=Sessions)
 
     def start(self) -> None:
-        self.port = Server(create_app(self.sessions))
-        self.rest = Server(self._rest())
+        """Listen: at first on free ports, then on the same ones again."""
+        self.port = Server(create_app(self.sessions), self.port.port if hasattr(self, "port") else 0)
+        self.rest = Server(self._rest(), self.rest.port if hasattr(self, "rest") else 0)
 
     def stop(self) -> None:
+        """Vanish, as a killed worker does: its sessions are gone, its data and outputs are not."""
         self.port.stop()
         self.rest.stop()
+        for key in self.sessions.keys():  # noqa: SIM118 (no mapping)
+            self.sessions.close(key)
 
     @property
     def node(self) -> Node:
@@ -97,6 +105,7 @@ class Worker:
         @app.post("/worker/initialise/{c}/{p}/{e}/{r}")
         async def initialise(c: str, p: str, e: str, r: str, request: Request) -> JSONResponse:
             body = await request.json()
+            Layout.model_validate(body["layout"])
             self.initialised.append(body)
             self.open(body["token"], body["action"], (c, p, e, r))
             return JSONResponse({"data": {"is_live": True}}, status_code=201)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -44,7 +46,11 @@ _MODULES: tuple[type[nn.Module], ...] = (
 )
 LAYERS: dict[str, type[nn.Module]] = {module.__name__: module for module in _MODULES}
 
-_RECURRENT = "a recurrent layer gives a state beside its output, and a row of a table is no sequence"
+_RECURRENT = (
+    "a recurrent layer reads a sequence step by step and gives a state beside its output, and neither a table's row, "
+    "nor an image, nor the counts of words are a sequence. Use Linear layers, or Conv1d or Conv2d where neighbours belong "
+    "together"
+)
 _INDEXES = "it looks up whole-number indexes, and features are scaled numbers"
 _PAIR = "it takes two inputs, and a model here is one chain"
 REFUSED: dict[str, str] = {
@@ -90,8 +96,22 @@ ACTIVATIONS: dict[str, Activation] = {
     "tanh": torch.tanh,
     "tanhshrink": F.tanhshrink,
 }
+# Activations that spread 1 over the outputs, and so say nothing about a single one.
+OVER_CLASSES = frozenset({"softmax", "softmin", "log_softmax"})
 # A closing layer of these types says the same as the activation of that name.
-_CLOSING = {"Softmax": "softmax", "LogSoftmax": "log_softmax", "Sigmoid": "sigmoid", "LogSigmoid": "logsigmoid"}
+_CLOSING = {
+    **{"Softmax": "softmax", "Softmin": "softmin", "LogSoftmax": "log_softmax"},
+    **{"Sigmoid": "sigmoid", "LogSigmoid": "logsigmoid", "Hardsigmoid": "hardsigmoid"},
+}
+# What may follow the final activation, for it changes no value.
+_NEUTRAL = frozenset({"Flatten", "Identity"})
+# Layers that are told how many values or channels they take, and give.
+_TAKES = {"Linear": "in_features", "GroupNorm": "num_channels"}
+_GIVES = {"Linear": "out_features"}
+for _n in ("1d", "2d", "3d"):
+    _TAKES |= {f"{_kind}{_n}": "in_channels" for _kind in ("Conv", "ConvTranspose")}
+    _TAKES |= {f"{_kind}{_n}": "num_features" for _kind in ("BatchNorm", "InstanceNorm")}
+    _GIVES |= {f"{_kind}{_n}": "out_channels" for _kind in ("Conv", "ConvTranspose")}
 # What torch raises for arguments that it cannot use.
 TORCH_ERRORS = (TypeError, ValueError, RuntimeError, LookupError, AttributeError, AssertionError, ArithmeticError)
 _INTERNAL = frozenset({"self", "device", "dtype", "args", "kwargs"})
@@ -116,23 +136,23 @@ class Network(nn.Module):
 
     Attributes:
         final: name of the activation after the last layer, `""` for none. `raw` leaves it out, so that a loss can
-            be computed on logits.
+            be computed on logits. A Flatten layer behind it comes before it.
+        footprint: values per row that the layers hand on, as found by `trace`; 0 before.
     """
 
     def __init__(self, model: Sequence[Mapping[str, Any]]) -> None:
         super().__init__()
         layers = parse(model)
-        self.final = layers[-1].activation or ""
+        self.footprint = 0
         self._chain: list[tuple[nn.Module, Activation]] = []
         for index, layer in enumerate(layers):
             module = _build(index, layer)
             self.add_module(f"nnl_{index}_{layer.l_type.lower()}", module)
             self._chain.append((module, ACTIVATIONS[layer.activation or ""]))
-        if not self.final and layers[-1].l_type in _CLOSING:
-            self.final = _CLOSING[layers[-1].l_type]
-            self._chain.pop()
-        elif self.final:
-            self._chain[-1] = (self._chain[-1][0], _identity)
+        last = _last(layers)
+        self.final = _activation(layers[last])
+        module = nn.Identity() if not layers[last].activation and self.final else self._chain[last][0]
+        self._chain[last] = (module, _identity)
         self.needs_rows = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.children())
 
     def raw(self, x: Tensor) -> Tensor:
@@ -148,13 +168,22 @@ class Network(nn.Module):
     def trace(self, x: Tensor) -> Tensor:
         """Return `raw(x)` while checking every step; raises `Invalid` naming the layer that does not fit."""
         rows = x.shape[0]
-        for index, (name, (module, activation)) in enumerate(
-            zip(dict(self.named_children()), self._chain, strict=False)
+        self.footprint = x.numel() // rows
+        for index, ((name, module), (step, activation)) in enumerate(
+            zip(self.named_children(), self._chain, strict=True)
         ):
             shape = tuple(x.shape[1:])
             where = f"Layer {index} ({type(module).__name__}, {name})"
+            if isinstance(module, nn.modules.conv._ConvNd) and len(shape) != 1 + len(module.kernel_size):
+                sizes = ", ".join(["size"] * len(module.kernel_size))
+                raise Invalid(
+                    f"{where} needs rows of shape (channels, {sizes}), and these have shape {shape}: put an Unflatten layer before it, or use Linear layers."
+                )
+            dim = getattr(module, "dim", None)
+            if isinstance(dim, int) and dim in (0, -x.dim()):
+                raise Invalid(f"{where} works across rows, along dim {dim}: use dim 1.")
             try:
-                x = activation(module(x))
+                x = activation(step(x))
             except TORCH_ERRORS as error:
                 raise Invalid(f"{where} cannot take rows of shape {shape}: {_first_line(error)}") from None
             if not isinstance(x, Tensor):
@@ -163,6 +192,7 @@ class Network(nn.Module):
                 raise Invalid(f"{where} mixes rows: {rows} rows of shape {shape} became {tuple(x.shape)}.")
             if x.numel() // rows > MAX_ACTIVATIONS:
                 raise Invalid(f"{where} gives {x.numel() // rows} values per row; the limit is {MAX_ACTIVATIONS}.")
+            self.footprint += x.numel() // rows
         return x
 
 
@@ -213,10 +243,114 @@ def probe(model: Sequence[Mapping[str, Any]], row_shape: tuple[int, ...]) -> tup
     """
     network = outline(model)
     with torch.no_grad():
-        out = network.trace(torch.empty((3, *row_shape), device="meta"))
+        # Twice, because a layer that takes rows for channels may fit one number of rows by chance.
+        for rows in (2, 3):
+            out = network.trace(torch.empty((rows, *row_shape), device="meta"))
     if out.dim() != 2:
-        raise Invalid(f"The last layer gives rows of shape {tuple(out.shape[1:])}; end with Flatten and Linear layers.")
+        raise Invalid(
+            f"The last layer gives rows of shape {tuple(out.shape[1:])}, and a model gives one list of outputs per "
+            "row: put a Flatten layer before the first Linear one."
+        )
     return network, int(out.shape[1])
+
+
+def resize(model: Sequence[Mapping[str, Any]], row_shape: tuple[int, ...], outputs: int) -> list[dict[str, Any]]:
+    """Return a copy of `model` whose layers take what they are given, from `row_shape` to `outputs`, where possible.
+
+    Found by dry runs without memory. Only the last layer with outputs of its own gets another number of them.
+    """
+    entries = [copy.deepcopy(dict(entry)) for entry in model]
+    try:
+        parse(entries)
+    except Invalid:
+        return entries
+    for entry in entries:
+        entry["structure"] = dict(entry.get("structure") or {})
+    width = _dry_run(entries, row_shape)
+    last = max((index for index, entry in enumerate(entries) if entry["l_type"] in _GIVES), default=None)
+    if last is None or width == outputs:
+        return entries
+    structure, key = entries[last]["structure"], _GIVES[entries[last]["l_type"]]
+    own = structure.get(key)
+    for given in (own, outputs):
+        structure[key] = given
+        if type(given) is int and (width := _dry_run(entries, row_shape)):
+            # Behind the layer the width may be a multiple: of the pixels per channel, for instance.
+            needed = Fraction(outputs * given, width)
+            structure[key] = int(needed)
+            if needed.denominator == 1 and _dry_run(entries, row_shape) == outputs:
+                return entries
+    structure[key] = own
+    if own is None:
+        del structure[key]
+    _dry_run(entries, row_shape)
+    return entries
+
+
+def closing(model: Sequence[Mapping[str, Any]]) -> str:
+    """Return the name of the final activation of `model`, "" for none."""
+    layers = parse(model)
+    return _activation(layers[_last(layers)])
+
+
+def close_with(model: list[dict[str, Any]], activation: str) -> None:
+    """Give `model` the final activation softmax, sigmoid or, with "", none, where it has its final activation now."""
+    layers = parse(model)
+    last = _last(layers)
+    if _activation(layers[last]) == activation:
+        return
+    if layers[last].activation or layers[last].l_type not in _CLOSING:
+        model[last]["activation"] = activation
+    else:
+        model[last]["l_type"] = {"softmax": "Softmax", "sigmoid": "Sigmoid", "": "Identity"}[activation]
+        model[last]["structure"] = {"dim": 1} if activation == "softmax" else {}
+
+
+def _last(layers: Sequence[Layer]) -> int:
+    """Return the index of the layer with the final activation."""
+    index = len(layers) - 1
+    while index and layers[index].l_type in _NEUTRAL and not layers[index].activation:
+        index -= 1
+    return index
+
+
+def _activation(layer: Layer) -> str:
+    return layer.activation or _CLOSING.get(layer.l_type, "")
+
+
+def _dry_run(entries: list[dict[str, Any]], row_shape: tuple[int, ...]) -> int | None:
+    """Write into `entries` what each layer is given; return the outputs per row, None if the run ends before."""
+    x = torch.empty((3, *row_shape), device="meta")
+    for index, entry in enumerate(entries):
+        given = _given(entry["l_type"], entry["structure"], x.shape)
+        try:
+            with torch.device("meta"), torch.no_grad():
+                module = _build(index, Layer.model_validate({**entry, "structure": {**entry["structure"], **given}}))
+                x = ACTIVATIONS[entry.get("activation") or ""](module(x))
+        except (Invalid, *TORCH_ERRORS):
+            return None
+        if not isinstance(x, Tensor) or x.dim() < 2:
+            return None
+        entry["structure"].update(given)
+    return int(x.shape[1]) if x.dim() == 2 else None
+
+
+def _given(l_type: str, structure: Mapping[str, Any], shape: Sequence[int]) -> dict[str, Any]:
+    """Return the arguments of a layer that follow from the `shape` (rows included) that it is given."""
+    if l_type in _TAKES:
+        return {_TAKES[l_type]: shape[-1 if l_type == "Linear" else 1]}
+    if l_type in ("LayerNorm", "RMSNorm"):
+        own = structure.get("normalized_shape")
+        return {"normalized_shape": list(shape[-len(own) :]) if isinstance(own, list) and own else shape[-1]}
+    if l_type == "PReLU" and structure.get("num_parameters", 1) != 1:
+        return {"num_parameters": shape[1]}
+    if l_type == "Unflatten" and structure.get("dim") == 1 and len(shape) == 2:
+        sizes = structure.get("unflattened_size")
+        if isinstance(sizes, list) and all(type(size) is int and size > 0 for size in sizes):
+            rest = math.prod(sizes[:-1])
+            if shape[1] % rest == 0:
+                return {"unflattened_size": [*sizes[:-1], shape[1] // rest]}
+    return {}
 
 
 def _build(index: int, layer: Layer) -> nn.Module:
