@@ -98,7 +98,7 @@ def describe(errors: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _describe(error: Mapping[str, Any]) -> str:
-    steps = [step for step in error["loc"] if step != "body"]
+    steps = [step for step in error["loc"] if step not in ("body", "query")]
     field = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).lstrip(".")
     field = shorten(field, 120)
     if not field:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ import httpx
 import uvicorn
 from starlette.types import ASGIApp
 
-from synergos.errors import FeatureDrift, SynergosError
+from synergos.errors import Cancelled, FeatureDrift, SynergosError
 from synergos.jobs import (
     AlignJob,
     Alignment,
@@ -23,14 +23,18 @@ from synergos.jobs import (
     InferJob,
     InferResult,
     Layout,
+    ParticipantRound,
+    RoundProgress,
     RunJob,
     Spacers,
     TrainJob,
     TrainResult,
+    Watch,
 )
 from synergos.orchestrator.app import create_app
 from synergos.orchestrator.database import Database
 from synergos.orchestrator.kinds import KINDS
+from synergos.orchestrator.ledger import Ledger
 
 LAYOUT = Layout(X=["age", "sex_0", "sex_1"], y=["target"], scaling={"age": (5.0, 2.0)})
 
@@ -41,7 +45,7 @@ class FakeEngine:
 
     Attributes:
         failing: method → error to raise.
-        gate: a job passes only while it is set.
+        gate: a job passes only while it is set; one that waits can be cancelled.
         peak: most jobs that were ever inside at the same time.
     """
 
@@ -50,6 +54,7 @@ class FakeEngine:
     gate: threading.Event = field(default_factory=threading.Event)
     inside: int = 0
     peak: int = 0
+    reason: str | None = None
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -81,15 +86,26 @@ class FakeEngine:
         assert party.alignment is not None
         return party.alignment.model_copy(update={"predict": Spacers(X=[2])})
 
-    def train(self, job: TrainJob) -> TrainResult:
-        """Name the files of a model."""
-        self._enter("train", job)
+    def train(self, job: TrainJob, watch: Watch | None = None) -> TrainResult:
+        """Report two rounds, then name the files of a model."""
+        names = [party.node.participant_id for party in job.parties]
+
+        def report() -> None:
+            for number in (1, 2):
+                if watch is not None:
+                    watch(progress(number, names))
+
+        self._enter("train", job, report)
         folder = "/".join(("/orchestrator/outputs", *_ids(job)))
         paths = {
             "global": {
                 "origin": "ttp",
                 "path": f"{folder}/global_model.pt",
                 "loss_history": f"{folder}/global_loss_history.json",
+                "rounds": 2,
+                "best_round": 1,
+                "left_out": [],
+                "checkpoints": [f"{folder}/checkpoints/round_2.pt"],
             }
         }
         for number, party in enumerate(job.parties, 1):
@@ -108,16 +124,35 @@ class FakeEngine:
         statistics = {"R2": float("nan"), "MSE": 1.5, "MAE": 1.0}
         return InferResult(results={name: {"statistics": statistics, "res_path": path} for name in job.participants})
 
-    def _enter(self, name: str, job: Any) -> None:
+    def cancel(self, reason: str) -> None:
+        """Make the job inside, if there is one, end."""
+        if self.inside:
+            self.reason = reason
+
+    def _enter(self, name: str, job: Any, report: Callable[[], None] = lambda: None) -> None:
+        self.reason = None
         self.inside += 1
         self.peak = max(self.peak, self.inside)
         try:
             self.jobs.append((name, job.model_copy(deep=True)))
-            assert self.gate.wait(20)
+            report()
+            for _ in range(2000):
+                if self.gate.wait(0.01):
+                    break
+                if self.reason is not None:
+                    raise Cancelled(self.reason)
+            else:
+                raise AssertionError("the gate was not opened")
             if name in self.failing:
                 raise self.failing[name]
         finally:
             self.inside -= 1
+
+
+def progress(number: int, names: Sequence[str], rounds: int = 2) -> RoundProgress:
+    """Return what a round brought; the losses of round n are 1 / n."""
+    parts = {name: ParticipantRound(loss=1 / number, rows=40, seconds=0.01) for name in names}
+    return RoundProgress(round=number, rounds=rounds, seconds=0.02, train_loss=1 / number, participants=parts)
 
 
 @dataclass
@@ -135,6 +170,7 @@ class Grid:
         with self.database.write() as records:
             for kind in KINDS:
                 records.clear(kind)
+            Ledger(records).clear()
 
     def snapshot(self) -> dict[str, list[Any]]:
         """Return everything that is stored."""

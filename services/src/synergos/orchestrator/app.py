@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+import anyio.to_thread
 from fastapi import FastAPI
 
 from synergos import __version__
 from synergos.jobs import Engine
-from synergos.orchestrator import connect, evaluate, train
-from synergos.orchestrator.database import Database
+from synergos.orchestrator import connect, evaluate, jobs, train
+from synergos.orchestrator.database import Body, Database
 from synergos.orchestrator.docs import mount_docs
-from synergos.orchestrator.queue import JobQueue
+from synergos.orchestrator.ledger import Process
+from synergos.orchestrator.queue import JobQueue, Task
 from synergos.rest import create_api
 
 
 def create_app(engine: Engine, database_url: str, job_lock: Path) -> FastAPI:
-    """Return the REST API of phases 1 to 3 (contract of 2021), with the database brought up to date.
+    """Return the REST API of phases 1 to 3 (contract of 2021) and of jobs, with the database brought up to date.
+
+    Jobs of an earlier process go on when the application starts. `app.state.jobs` is the queue: call its `stop` before
+    the process ends, so that no request waits for a job then.
 
     Args:
         engine: does the jobs of this grid.
@@ -28,15 +35,30 @@ def create_app(engine: Engine, database_url: str, job_lock: Path) -> FastAPI:
     """
     database = Database(database_url)
     database.migrate()
-    queue = JobQueue(job_lock)
-    app = create_api("Synergos orchestrator")
-    phases = {
-        "Synergos: connect": connect.create_router(database),
-        "Synergos: train": train.create_router(database, engine, queue),
-        "Synergos: evaluate": evaluate.create_router(database, engine, queue),
+    processes: dict[Process, Callable[[Task], list[Body]]] = {
+        "align": train.align,
+        "train": train.train,
+        "validate": evaluate.validate,
+        "predict": evaluate.predict,
     }
-    for router in phases.values():
-        app.include_router(router)
+    queue = JobQueue(database, engine, job_lock, processes)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        # Not before: the ports are taken then, so no other process works on the same jobs.
+        await anyio.to_thread.run_sync(queue.start)
+        yield
+
+    app = create_api("Synergos orchestrator", lifespan)
+    app.state.jobs = queue
+    phases = {
+        "Synergos: connect": [connect.create_router(database, queue)],
+        "Synergos: train": [train.create_router(database, queue), jobs.create_router(queue)],
+        "Synergos: evaluate": [evaluate.create_router(database, queue)],
+    }
+    for routers in phases.values():
+        for router in routers:
+            app.include_router(router)
     mount_docs(app, phases)
 
     @app.get("/health")

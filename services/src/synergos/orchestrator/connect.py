@@ -20,6 +20,8 @@ from synergos.orchestrator.kinds import (
     TAG,
     Kind,
 )
+from synergos.orchestrator.ledger import Ledger
+from synergos.orchestrator.queue import JobQueue
 from synergos.orchestrator.render import show, show_raw
 from synergos.rest import describe, success
 
@@ -36,10 +38,15 @@ _PARTICIPANT = "/participants/{participant_id}"
 # The same registration, reached from the project and from the participant.
 _REGISTRATION = f"{_PROJECT}/participants/{{participant_id}}/registration"
 _MEMBERSHIP = f"{_PARTICIPANT}/collaborations/{{collab_id}}/projects/{{project_id}}/registration"
+# A registration is deleted and made again whenever a client registers anew.
+_WORKED_ON = (COLLABORATION, PROJECT, EXPERIMENT, RUN, PARTICIPANT)
 
 
-def create_router(database: Database) -> APIRouter:
-    """Return the routes of phase 1 on the records of `database`."""
+def create_router(database: Database, queue: JobQueue) -> APIRouter:
+    """Return the routes of phase 1 on the records of `database`.
+
+    What is deleted takes along the jobs that worked on nothing else: those in `queue` are cancelled.
+    """
     api = APIRouter(prefix="/ttp/connect")
 
     def list_all(kind: Kind, params: Body, **ids: str) -> Response:
@@ -66,6 +73,10 @@ def create_router(database: Database) -> APIRouter:
             record = records.get(kind, key)
             shown = show(records, [record])[0]
             records.delete(record)
+            if kind in _WORKED_ON:
+                Ledger(records).forget_within(key)
+        if kind in _WORKED_ON:
+            queue.cancel_within(key, f"{kind.label(key)} was deleted.")
         return success(f"{kind.singular}.delete", key, shown)
 
     @api.get(_COLLABORATIONS)

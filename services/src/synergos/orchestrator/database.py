@@ -13,8 +13,8 @@ from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
 
-from synergos.errors import Invalid, NotFound
-from synergos.orchestrator.kinds import KINDS, Key, Kind
+from synergos.errors import Invalid, NotFound, SynergosError
+from synergos.orchestrator.kinds import KINDS, SCOPE, Key, Kind
 
 Body = dict[str, Any]
 
@@ -48,6 +48,46 @@ def _table(kind: Kind) -> sa.Table:
 
 _TABLES = {kind: _table(kind) for kind in KINDS}
 
+# Jobs belong to no record: what happened stays true when a record is gone. See `ledger`.
+JOBS = sa.Table(
+    "Job",
+    METADATA,
+    sa.Column("doc_id", sa.Integer, primary_key=True),
+    sa.Column("job_id", sa.String(32), nullable=False),
+    sa.Column("process", sa.String(16), nullable=False),
+    *(sa.Column(name, sa.String(128)) for name in SCOPE),
+    sa.Column("order", sa.JSON, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("created_at", sa.DateTime, nullable=False),
+    sa.Column("started_at", sa.DateTime),
+    sa.Column("ended_at", sa.DateTime),
+    sa.Column("reason", sa.Text),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("current", sa.JSON(none_as_null=True)),
+    sa.Column("finished", sa.JSON, nullable=False),
+    sa.UniqueConstraint("job_id"),
+    sqlite_autoincrement=True,
+)
+ROUNDS = sa.Table(
+    "Round",
+    METADATA,
+    sa.Column("doc_id", sa.Integer, primary_key=True),
+    sa.Column("job_id", sa.String(32), nullable=False),
+    sa.Column("expt_id", sa.String(128), nullable=False),
+    sa.Column("run_id", sa.String(128), nullable=False),
+    sa.Column("round", sa.Integer, nullable=False),
+    sa.Column("body", sa.JSON, nullable=False),
+    sa.UniqueConstraint("job_id", "expt_id", "run_id", "round"),
+    sa.ForeignKeyConstraint(["job_id"], ["Job.job_id"], ondelete="CASCADE"),
+    sqlite_autoincrement=True,
+)
+
+
+class StorageFailure(SynergosError):
+    """A database or disk that does not take or give data; nothing was changed."""
+
+    status = 507
+
 
 @dataclass(frozen=True)
 class Record:
@@ -61,16 +101,20 @@ class Record:
 
 
 class Records:
-    """What can be done with records inside one transaction."""
+    """What can be done with records inside one transaction.
+
+    Attributes:
+        connection: the transaction.
+    """
 
     def __init__(self, connection: sa.Connection) -> None:
-        self._connection = connection
+        self.connection = connection
 
     def select(self, kind: Kind, **ids: str | None) -> list[Record]:
         """Return the records that match all `ids` that are not None, oldest first."""
         table = _TABLES[kind]
         given = [table.c[name] == value for name, value in ids.items() if value is not None]
-        rows = self._connection.execute(sa.select(table).where(*given).order_by(table.c.doc_id)).mappings()
+        rows = self.connection.execute(sa.select(table).where(*given).order_by(table.c.doc_id)).mappings()
         return [
             Record(kind, row["doc_id"], {name: row[name] for name in kind.key}, row["body"], row["created_at"])
             for row in rows
@@ -98,32 +142,32 @@ class Records:
         values = {"body": body, "created_at": datetime.now(UTC).replace(tzinfo=None, microsecond=0)}
         old = self.find(kind, key)
         if old is not None:
-            self._connection.execute(sa.update(table).where(table.c.doc_id == old.doc_id).values(values))
+            self.connection.execute(sa.update(table).where(table.c.doc_id == old.doc_id).values(values))
         else:
             for parent in kind.parents:
                 if self.find(parent, key) is None:
                     raise NotFound(f"{parent.label(key)} does not exist: create it before its {kind.plural}.")
-            self._connection.execute(sa.insert(table).values({**key, **values}))
+            self.connection.execute(sa.insert(table).values({**key, **values}))
         return self.get(kind, key)
 
     def change(self, record: Record, body: Body) -> Record:
         """Exchange what a stored record holds; its age stays."""
         table = _TABLES[record.kind]
-        self._connection.execute(sa.update(table).where(table.c.doc_id == record.doc_id).values(body=body))
+        self.connection.execute(sa.update(table).where(table.c.doc_id == record.doc_id).values(body=body))
         return self.get(record.kind, record.key)
 
     def delete(self, record: Record) -> None:
         """Delete a record and everything that belongs to it."""
         table = _TABLES[record.kind]
-        self._connection.execute(sa.delete(table).where(table.c.doc_id == record.doc_id))
+        self.connection.execute(sa.delete(table).where(table.c.doc_id == record.doc_id))
 
     def count(self, kind: Kind) -> int:
         """Return the number of records."""
-        return self._connection.execute(sa.select(sa.func.count()).select_from(_TABLES[kind])).scalar_one()
+        return self.connection.execute(sa.select(sa.func.count()).select_from(_TABLES[kind])).scalar_one()
 
     def clear(self, kind: Kind) -> None:
         """Delete all records of a kind and everything that belongs to them."""
-        self._connection.execute(sa.delete(_TABLES[kind]))
+        self.connection.execute(sa.delete(_TABLES[kind]))
 
 
 class Database:
@@ -144,26 +188,29 @@ class Database:
         """Bring the tables to this version's form; raises `Invalid` if that is not possible."""
         config = Config()
         config.set_main_option("script_location", "synergos.orchestrator:migrations")
-        where = self._engine.url.render_as_string(hide_password=True)
         try:
             with self._writing().begin() as connection:
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
         except CommandError as error:
-            raise Invalid(f"The database {where} was made by another version of Synergos: {error}.") from error
+            raise Invalid(f"The database {self._where} was made by another version of Synergos: {error}.") from error
         except sa.exc.DatabaseError as error:
-            raise Invalid(f"The database {where} cannot be used: {error.orig}.") from error
+            raise Invalid(f"The database {self._where} cannot be used: {error.orig}.") from error
 
     @contextmanager
     def read(self) -> Iterator[Records]:
-        """Open a transaction that sees one state of all records."""
-        with self._engine.begin() as connection:
+        """Open a transaction that sees one state of all records; raises `StorageFailure`."""
+        with self._named(), self._engine.begin() as connection:
             yield Records(connection)
 
     @contextmanager
     def write(self) -> Iterator[Records]:
-        """Open a transaction that stores everything or, on an exception, nothing; one at a time."""
-        with self._writing().begin() as connection:
+        """Open a transaction that stores everything or, on an exception, nothing; one at a time.
+
+        Raises:
+            StorageFailure: the disk is full, the database is read-only or broken, or another process holds it.
+        """
+        with self._named(), self._writing().begin() as connection:
             yield Records(connection)
 
     def ping(self) -> None:
@@ -174,6 +221,23 @@ class Database:
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
+
+    @property
+    def _where(self) -> str:
+        return self._engine.url.render_as_string(hide_password=True)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except sa.exc.DatabaseError as error:
+            # The other classes are defects of this program.
+            if type(error) not in (sa.exc.OperationalError, sa.exc.DatabaseError):
+                raise
+            raise StorageFailure(
+                f"The database {self._where} cannot be used: {error.orig}. Nothing was changed; "
+                "look after its disk and send the request again."
+            ) from error
 
     def _writing(self) -> sa.Engine:
         return self._engine.execution_options(writing=True)

@@ -19,35 +19,38 @@ _ASSETS = "/swaggerui"
 _OPENAPI = "3.0.3"
 
 
-def mount_docs(app: FastAPI, phases: dict[str, APIRouter]) -> None:
-    """Serve the page and `swagger.json` of each phase (title → router) below the router's prefix."""
+def mount_docs(app: FastAPI, phases: dict[str, list[APIRouter]]) -> None:
+    """Serve the page and `swagger.json` of each phase (title → routers) below the prefix of its first router."""
     app.mount(_ASSETS, StaticFiles(directory=swagger_ui_path))
-    for title, router in phases.items():
-        _mount(app, title, router)
+    for title, routers in phases.items():
+        _mount(app, title, routers)
 
 
-def _mount(app: FastAPI, title: str, router: APIRouter) -> None:
+def _mount(app: FastAPI, title: str, routers: list[APIRouter]) -> None:
+    prefix = routers[0].prefix
+
     @cache
     def description() -> dict[str, Any]:
-        return _describe(title, router)
+        return _describe(title, routers)
 
-    @app.get(router.prefix, include_in_schema=False)
+    @app.get(prefix, include_in_schema=False)
     def page() -> HTMLResponse:
         return get_swagger_ui_html(
-            openapi_url=f"{router.prefix}/swagger.json",
+            openapi_url=f"{prefix}/swagger.json",
             title=title,
             swagger_js_url=f"{_ASSETS}/swagger-ui-bundle.js",
             swagger_css_url=f"{_ASSETS}/swagger-ui.css",
             swagger_favicon_url=f"{_ASSETS}/favicon-32x32.png",
         )
 
-    @app.get(f"{router.prefix}/swagger.json", include_in_schema=False)
+    @app.get(f"{prefix}/swagger.json", include_in_schema=False)
     def openapi() -> JSONResponse:
         return JSONResponse(description())
 
 
-def _describe(title: str, router: APIRouter) -> dict[str, Any]:
-    result = get_openapi(title=title, version=API_VERSION, openapi_version=_OPENAPI, routes=router.routes)
+def _describe(title: str, routers: list[APIRouter]) -> dict[str, Any]:
+    routes = [route for router in routers for route in router.routes]
+    result = get_openapi(title=title, version=API_VERSION, openapi_version=_OPENAPI, routes=routes)
     for path in result["paths"].values():
         for operation in path.values():
             # FastAPI announces its own error, which this API never sends.

@@ -6,11 +6,11 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from synergos.errors import Invalid, NotFound
-from synergos.jobs import AlignJob, Engine, InferJob
+from synergos.jobs import AlignJob, InferJob
 from synergos.orchestrator import assemble, schemas
-from synergos.orchestrator.database import Body, Database
+from synergos.orchestrator.database import Body, Database, Records
 from synergos.orchestrator.kinds import ALIGNMENT, PREDICTION, REGISTRATION, TAG, VALIDATION, Key
-from synergos.orchestrator.queue import JobQueue
+from synergos.orchestrator.queue import JobQueue, Task
 from synergos.orchestrator.render import show
 from synergos.rest import success
 
@@ -18,7 +18,7 @@ _VALIDATIONS = "/collaborations/{collab_id}/projects/{project_id}/validations"
 _PREDICTIONS = "/participants/{participant_id}/collaborations/{collab_id}/predictions"
 
 
-def create_router(database: Database, engine: Engine, queue: JobQueue) -> APIRouter:
+def create_router(database: Database, queue: JobQueue) -> APIRouter:
     """Return the routes of phase 3; a request that starts a job is answered when the job has ended."""
     api = APIRouter(prefix="/ttp/evaluate")
 
@@ -58,10 +58,15 @@ def create_router(database: Database, engine: Engine, queue: JobQueue) -> APIRou
         run_id: str | None = None,
         participant_id: str | None = None,
     ) -> Response:
-        project = {"collab_id": collab_id, "project_id": project_id}
-        data = await queue.run(lambda: validate(database, engine, project, expt_id, run_id, participant_id, body))
-        params = {**project, "expt_id": expt_id, "run_id": run_id, "participant_id": participant_id}
-        return success("validations.post", params, data)
+        ids = {
+            "collab_id": collab_id,
+            "project_id": project_id,
+            "expt_id": expt_id,
+            "run_id": run_id,
+            "participant_id": participant_id,
+        }
+        data = await queue.run("validate", ids, body.model_dump())
+        return success("validations.post", ids, data)
 
     @api.get(_PREDICTIONS)
     @api.get(f"{_PREDICTIONS}/{{project_id}}")
@@ -101,31 +106,24 @@ def create_router(database: Database, engine: Engine, queue: JobQueue) -> APIRou
     ) -> Response:
         if project_id is not None and body.tags.keys() != {project_id}:
             raise Invalid(f"tags: give the data of project {project_id!r}, which the URL names, and of no other.")
-        members = [{"collab_id": collab_id, "project_id": name, "participant_id": participant_id} for name in body.tags]
-        data = await queue.run(lambda: predict(database, engine, members, expt_id, run_id, body))
-        params = {
+        ids = {
             "participant_id": participant_id,
             "collab_id": collab_id,
             "project_id": project_id,
             "expt_id": expt_id,
             "run_id": run_id,
         }
-        return success("predictions.post", params, data)
+        data = await queue.run("predict", ids, body.model_dump())
+        return success("predictions.post", ids, data)
 
     return api
 
 
-def validate(
-    database: Database,
-    engine: Engine,
-    project: Key,
-    expt_id: str | None,
-    run_id: str | None,
-    participant_id: str | None,
-    order: schemas.Order,
-) -> list[Body]:
+def validate(task: Task) -> list[Body]:
     """Evaluate the trained combinations in the scope at one participant or all; stores each combination's results."""
-    with database.read() as records:
+    project, order = task.project, schemas.Order.model_validate(task.job.order)
+    expt_id, run_id, participant_id = task.ids("expt_id", "run_id", "participant_id")
+    with task.database.read() as records:
         action = assemble.action(records, project)
         combinations = assemble.trained(records, assemble.combinations(records, project, expt_id, run_id))
         if participant_id is not None:
@@ -135,7 +133,7 @@ def validate(
             parties = assemble.aligned(parties, project)
     participants = [participant_id] if participant_id else [party.node.participant_id for party in parties]
     data: list[Body] = []
-    for combination in combinations:
+    for combination in task.each(combinations):
         job = InferJob(
             **vars(combination),
             action=action,
@@ -144,8 +142,8 @@ def validate(
             meta="evaluate",
             participants=participants,
         )
-        results = engine.infer(job).results
-        with database.write() as records:
+        results = task.engine.infer(job).results
+        with task.finishing() as records:
             stored = [
                 records.put(VALIDATION, {**combination.key, "participant_id": name}, {"evaluate": result})
                 for name, result in results.items()
@@ -154,41 +152,36 @@ def validate(
     return data
 
 
-def predict(
-    database: Database,
-    engine: Engine,
-    members: list[Key],
-    expt_id: str | None,
-    run_id: str | None,
-    order: schemas.PredictionOrder,
-) -> list[Body]:
+def predict(task: Task) -> list[Body]:
     """Predict a participant's new data in each project with its trained combinations.
 
     The new tags, their alignment and the results of a project are stored together, or none of them.
     """
-    with database.read() as records:
+    order = schemas.PredictionOrder.model_validate(task.job.order)
+    members = [
+        {
+            "collab_id": task.job.ids["collab_id"],
+            "project_id": project_id,
+            "participant_id": task.job.ids["participant_id"],
+        }
+        for project_id in order.tags
+    ]
+    with task.database.read() as records:
         for member in members:
             records.get(REGISTRATION, member)
-            assemble.trained(records, assemble.combinations(records, _project(member), expt_id, run_id))
+            assemble.trained(records, _combinations(records, task, member))
     data: list[Body] = []
     for member in members:
-        data += _predict(database, engine, member, expt_id, run_id, order)
+        data += _predict(task, member, order)
     return data
 
 
-def _predict(
-    database: Database,
-    engine: Engine,
-    member: Key,
-    expt_id: str | None,
-    run_id: str | None,
-    order: schemas.PredictionOrder,
-) -> list[Body]:
+def _predict(task: Task, member: Key, order: schemas.PredictionOrder) -> list[Body]:
     project, participant = _project(member), member["participant_id"]
     tags = order.tags[member["project_id"]]
-    with database.read() as records:
+    with task.database.read() as records:
         action = assemble.action(records, project)
-        combinations = assemble.trained(records, assemble.combinations(records, project, expt_id, run_id))
+        combinations = assemble.trained(records, _combinations(records, task, member))
         parties = assemble.parties(records, project)
     if order.auto_align:
         parties = assemble.aligned(parties, project)
@@ -202,9 +195,9 @@ def _predict(
             parties=parties,
             auto_fix=False,
         )
-        requester.alignment = engine.realign(job, participant)
+        requester.alignment = task.engine.realign(job, participant)
     results = [
-        engine.infer(
+        task.engine.infer(
             InferJob(
                 **vars(combination),
                 action=action,
@@ -214,9 +207,9 @@ def _predict(
                 participants=[participant],
             )
         ).results
-        for combination in combinations
+        for combination in task.each(combinations)
     ]
-    with database.write() as records:
+    with task.writing() as records:
         tagged = records.get(TAG, member)
         records.change(tagged, {**tagged.body, "predict": tags})
         if requester.alignment:
@@ -227,6 +220,10 @@ def _predict(
             for name, result in found.items()
         ]
         return show(records, stored)
+
+
+def _combinations(records: Records, task: Task, member: Key) -> list[assemble.Combination]:
+    return assemble.combinations(records, _project(member), *task.ids("expt_id", "run_id"))
 
 
 def _project(member: Key) -> Key:

@@ -70,6 +70,9 @@ KINDS = (
     PREDICTION,
 )
 
+# Ids that may limit what a job works on.
+SCOPE = (*RUN.key, "participant_id")
+
 # What is shown below a record. Every key here contains the whole key of the record that it is shown under.
 RELATIONS: dict[Kind, tuple[Kind, ...]] = {
     COLLABORATION: (PROJECT, EXPERIMENT, RUN, REGISTRATION, TAG, MODEL, VALIDATION, PREDICTION),

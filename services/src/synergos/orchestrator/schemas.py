@@ -24,6 +24,8 @@ from pydantic_core import to_json
 from synergos.ids import Token, check_id
 from synergos.jobs import Action
 from synergos.orchestrator.kinds import REGISTRATION, RUN
+from synergos.orchestrator.ledger import Process, State
+from synergos.rest import shorten
 
 # Absent, as opposed to null: the field keeps its stored value.
 _UNSET: Any = None
@@ -37,6 +39,14 @@ _NODE = re.compile(r"node_(0|[1-9][0-9]{0,3})")
 def _whole(value: Any) -> Any:
     # JSON has one kind of number: 5.0 is an integer there.
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _class_weights(value: Any) -> Any:
+    weights = value if isinstance(value, list) and value else [None]
+    numbers = [item for item in weights if isinstance(item, int | float) and not isinstance(item, bool) and item > 0]
+    if value in (None, "balanced") or len(numbers) == len(weights):
+        return value
+    raise ValueError(f"give 'balanced', or a list with a number above 0 for each class, not {shorten(repr(value))}")
 
 
 def _deeper(value: Any, levels: int) -> bool:
@@ -284,6 +294,32 @@ class RunChanges(Changes):
     use_CLR: bool = _UNSET
     cycle_momentum: bool = _UNSET
     cumulative_delta: bool = _UNSET
+    class_weights: Annotated[
+        Literal["balanced"] | list[float] | None,
+        BeforeValidator(_class_weights),
+        Field(
+            description="Weight of each class in the loss, in the order of the aligned classes; 'balanced' weighs a "
+            "class by how rare it is among the training rows of all participants."
+        ),
+    ] = None
+    min_participants: Annotated[
+        Count | None,
+        Field(
+            description="The run goes on while at least so many participants answer; absent or null: all of them must."
+        ),
+    ] = None
+    grace: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=86_400,
+            description="Seconds that a participant may be away before it is left out or the run fails; 60 if absent.",
+        ),
+    ] = _UNSET
+    checkpoints: Annotated[
+        Integer,
+        Field(ge=0, description="Rounds between two checkpoints that are kept; 0, as if absent: none is kept."),
+    ] = _UNSET
     reduction: Literal["none", "mean", "sum"] = _UNSET
     mode: Literal["triangular", "triangular2", "exp_range"] = _UNSET
     scale_mode: Literal["cycle", "iterations"] = _UNSET
@@ -410,3 +446,14 @@ class PredictionOrder(Order):
     """Options of a prediction; `tags`: project_id → paths of the data to predict."""
 
     tags: Annotated[dict[str, Annotated[list[TagPath], Field(min_length=1)]], Field(min_length=1)]
+
+
+class JobFilters(Payload):
+    """Which jobs to list: those whose request named all of these ids, in this state."""
+
+    collab_id: str | None = None
+    project_id: str | None = None
+    expt_id: str | None = None
+    run_id: str | None = None
+    process: Process | None = None
+    state: State | None = None

@@ -6,11 +6,11 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from synergos.errors import Forbidden, NotFound
-from synergos.jobs import AlignJob, Engine, TrainJob
+from synergos.jobs import AlignJob, TrainJob
 from synergos.orchestrator import assemble, schemas
 from synergos.orchestrator.database import Body, Database
-from synergos.orchestrator.kinds import ALIGNMENT, EXPERIMENT, MODEL, PROJECT, Key
-from synergos.orchestrator.queue import JobQueue
+from synergos.orchestrator.kinds import ALIGNMENT, EXPERIMENT, MODEL, PROJECT
+from synergos.orchestrator.queue import JobQueue, Task
 from synergos.orchestrator.render import show
 from synergos.rest import success
 
@@ -18,7 +18,7 @@ _PROJECT = "/collaborations/{collab_id}/projects/{project_id}"
 _NO_OPTIMIZATION = "Optimization is only active in a Synergos cluster, and this is a Synergos Basic or Plus."
 
 
-def create_router(database: Database, engine: Engine, queue: JobQueue) -> APIRouter:
+def create_router(database: Database, queue: JobQueue) -> APIRouter:
     """Return the routes of phase 2; a request that starts a job is answered when the job has ended."""
     api = APIRouter(prefix="/ttp/train")
 
@@ -34,7 +34,7 @@ def create_router(database: Database, engine: Engine, queue: JobQueue) -> APIRou
     @api.post(f"{_PROJECT}/alignments", status_code=201)
     async def post_alignments(collab_id: str, project_id: str, body: schemas.AlignmentOrder) -> Response:
         project = {"collab_id": collab_id, "project_id": project_id}
-        data = await queue.run(lambda: align(database, engine, project, body))
+        data = await queue.run("align", project, body.model_dump())
         return success("alignments.post", project, data, 201)
 
     @api.get(f"{_PROJECT}/models/{{expt_id}}/optimizations")
@@ -63,16 +63,17 @@ def create_router(database: Database, engine: Engine, queue: JobQueue) -> APIRou
         expt_id: str | None = None,
         run_id: str | None = None,
     ) -> Response:
-        project = {"collab_id": collab_id, "project_id": project_id}
-        data = await queue.run(lambda: train(database, engine, project, expt_id, run_id, body))
-        return success("models.post", {**project, "expt_id": expt_id, "run_id": run_id}, data)
+        ids = {"collab_id": collab_id, "project_id": project_id, "expt_id": expt_id, "run_id": run_id}
+        data = await queue.run("train", ids, body.model_dump())
+        return success("models.post", ids, data)
 
     return api
 
 
-def align(database: Database, engine: Engine, project: Key, order: schemas.AlignmentOrder) -> list[Body]:
+def align(task: Task) -> list[Body]:
     """Align a project, store the alignments and, with `auto_fix`, the experiments that changed."""
-    with database.read() as records:
+    project, order = task.project, schemas.AlignmentOrder.model_validate(task.job.order)
+    with task.database.read() as records:
         job = AlignJob(
             collab_id=project["collab_id"],
             project_id=project["project_id"],
@@ -87,8 +88,8 @@ def align(database: Database, engine: Engine, project: Key, order: schemas.Align
         )
     if not order.auto_align:
         return []
-    result = engine.align(job)
-    with database.write() as records:
+    result = task.engine.align(job)
+    with task.writing() as records:
         for participant_id, alignment in result.alignments.items():
             records.put(ALIGNMENT, {**project, "participant_id": participant_id}, alignment.model_dump())
         for expt_id, model in result.experiments.items():
@@ -97,25 +98,19 @@ def align(database: Database, engine: Engine, project: Key, order: schemas.Align
         return show(records, records.select(ALIGNMENT, **project))
 
 
-def train(
-    database: Database,
-    engine: Engine,
-    project: Key,
-    expt_id: str | None,
-    run_id: str | None,
-    order: schemas.Order,
-) -> list[Body]:
+def train(task: Task) -> list[Body]:
     """Train every combination in the scope, one after another; each model is stored before the next begins."""
-    with database.read() as records:
+    project, order = task.project, schemas.Order.model_validate(task.job.order)
+    with task.database.read() as records:
         action = assemble.action(records, project)
-        combinations = assemble.combinations(records, project, expt_id, run_id)
+        combinations = assemble.combinations(records, project, *task.ids("expt_id", "run_id"))
         parties = assemble.parties(records, project)
         if order.auto_align:
             parties = assemble.aligned(parties, project)
     data: list[Body] = []
-    for combination in combinations:
+    for combination in task.each(combinations):
         job = TrainJob(**vars(combination), action=action, parties=parties, auto_align=order.auto_align)
-        result = engine.train(job)
-        with database.write() as records:
+        result = task.engine.train(job, task.watch)
+        with task.finishing() as records:
             data += show(records, [records.put(MODEL, combination.key, result.paths)])
     return data

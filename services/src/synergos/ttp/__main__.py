@@ -15,6 +15,7 @@ from synergos.errors import SynergosError
 from synergos.orchestrator.app import create_app
 from synergos.orchestrator.database import Database
 from synergos.orchestrator.kinds import KINDS
+from synergos.orchestrator.ledger import Ledger
 from synergos.orchestrator.queue import exclusive
 from synergos.rest import create_api
 from synergos.server import serve
@@ -46,12 +47,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     serve(
         [(app, REST_PORT), (_data_port(), DATA_PORT)],
         started=engine.warm_up,
-        stopping=lambda: engine.cancel("The TTP is being stopped."),
+        # The job under way is not told: it goes on at the next start, as after a kill.
+        stopping=app.state.jobs.stop,
     )
 
 
 def reset(database: Database, outputs: Path, lock: Path, dry_run: bool) -> None:
-    """Delete all records and outputs, and print each target; with `dry_run` only print.
+    """Delete all records, jobs and outputs, and print each target; with `dry_run` only print.
 
     Raises:
         synergos.errors.Busy: a job is running.
@@ -60,7 +62,9 @@ def reset(database: Database, outputs: Path, lock: Path, dry_run: bool) -> None:
     with exclusive(lock), database.write() as records:
         for kind in KINDS:
             if count := records.count(kind):
-                print(f"{count} {kind.name} record{'s' if count > 1 else ''}")
+                _print_count(count, kind.name)
+        if count := Ledger(records).count():
+            _print_count(count, "Job")
         trees = sorted(outputs.iterdir())
         for tree in trees:
             print(tree)
@@ -68,11 +72,16 @@ def reset(database: Database, outputs: Path, lock: Path, dry_run: bool) -> None:
             return
         for kind in KINDS:
             records.clear(kind)
+        Ledger(records).clear()
         for tree in trees:
             if tree.is_dir() and not tree.is_symlink():
                 shutil.rmtree(tree)
             else:
                 tree.unlink()
+
+
+def _print_count(count: int, kind: str) -> None:
+    print(f"{count} {kind} record{'s' if count > 1 else ''}")
 
 
 def _data_port() -> FastAPI:
