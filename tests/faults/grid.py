@@ -246,6 +246,12 @@ class Grid:
         """Wait until a component answers."""
         wait_for(f"{name} answers", lambda: self.health(name))
 
+    def rounds_since_start(self) -> list[int]:
+        """Return the rounds that the TTP's log tells of since its process was started last."""
+        events = [json.loads(line) for line in self.container(TTP).logs().splitlines() if line.startswith(b"{")]
+        begin = max(index for index, event in enumerate(events) if event["event"] == "started")
+        return [event["round"] for event in events[begin:] if event["event"] == "round"]
+
     def slow(self, name: str, share: float) -> None:
         """Give a container a share of one processor."""
         self.container(name).update(cpu_period=100_000, cpu_quota=int(share * 100_000))
