@@ -25,6 +25,7 @@ class Options:
         censored: mask what looks like a path in the log.
         debug: log at DEBUG level, with the place of each call.
         command: `serve`, or `reset` to delete what runs produced.
+        minimum_rows: worker only: what fewer rows share is not told.
         dry_run: with `reset`, only print what would be deleted.
     """
 
@@ -35,6 +36,7 @@ class Options:
     gpus: int
     censored: bool
     debug: bool
+    minimum_rows: int = 5
     command: str = "serve"
     dry_run: bool = False
 
@@ -74,6 +76,14 @@ def parser(component: str, resolution: int | None = None) -> argparse.ArgumentPa
     result.add_argument("--gpus", type=int, default=_cards(), metavar="N", help="cards to use at most; 0 for none")
     result.add_argument("--censored", "-c", action="store_true", help="mask paths in the log")
     result.add_argument("--debug", "-d", action="store_true", help="log at DEBUG level")
+    if component == "worker":
+        result.add_argument(
+            "--minimum-rows",
+            type=int,
+            default=Options.minimum_rows,
+            metavar="N",
+            help="tell no value that fewer rows share, and take part only with so many training rows",
+        )
     commands = result.add_subparsers(dest="command", metavar="COMMAND", help="default: serve")
     reset = commands.add_parser("reset", help="delete what runs produced", allow_abbrev=False)
     reset.add_argument("--dry-run", action="store_true", help="only print what would be deleted, one per line")
@@ -100,6 +110,9 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
         parser.error(f"--cpus is at least 1, not {given.cpus}")
     if given.gpus < 0:
         parser.error(f"--gpus is at least 0, not {given.gpus}")
+    minimum_rows = getattr(given, "minimum_rows", Options.minimum_rows)
+    if minimum_rows < 1:
+        parser.error(f"--minimum-rows is at least 1, not {minimum_rows}")
     return Options(
         id=given.id,
         logging_variant=given.logging_variant,
@@ -108,6 +121,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
         gpus=min(given.gpus, _cards()),
         censored=given.censored,
         debug=given.debug,
+        minimum_rows=minimum_rows,
         command=given.command or "serve",
         dry_run=getattr(given, "dry_run", False),
     )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from heart import HEART, Write, heart
 
-from synergos.jobs import Tags
+from synergos.jobs import Action, Layout, Tags
+from synergos.worker import datasets
 
 
 @pytest.fixture
@@ -35,6 +37,20 @@ def write(root: Path) -> Write:
         return tag.split("/")
 
     return write
+
+
+@pytest.fixture
+def prepare(root: Path, tmp_path: Path) -> Callable[..., datasets.Preparation]:
+    """Prepare the data of tags, as a poll does."""
+
+    def prepare(
+        tags: Tags, action: Action = "classify", minimum_rows: int = 1, layout: Layout | None = None
+    ) -> datasets.Preparation:
+        folder = tmp_path / "prepared"
+        folder.mkdir(exist_ok=True)
+        return datasets.prepare(root, tags, action, folder, minimum_rows=minimum_rows, layout=layout)
+
+    return prepare
 
 
 @pytest.fixture

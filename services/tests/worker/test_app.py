@@ -24,10 +24,10 @@ POLL = "/worker/poll/c/p"
 class Worker:
     """A worker and the requests that the orchestrator sends to it."""
 
-    def __init__(self, tmp_path: Path) -> None:
+    def __init__(self, tmp_path: Path, minimum_rows: int = 1) -> None:
         self.outputs = tmp_path / "outputs"
         self.sessions = Sessions()
-        self.http = TestClient(create_app(tmp_path / "data", self.outputs, self.sessions))
+        self.http = TestClient(create_app(tmp_path / "data", self.outputs, self.sessions, minimum_rows))
 
     def ask(self, tags: Tags, path: str = POLL, action: str = "classify") -> Any:
         return self.http.post(path, json={"action": action, "tags": tags.model_dump()})
@@ -81,8 +81,7 @@ def test_a_cycle_from_poll_to_results(worker: Worker, heart_tags: Tags) -> None:
     reply = worker.initialise(
         heart_tags,
         alignments=dict.fromkeys(("train", "evaluate", "predict"), spacers),
-        names=names,
-        scaling={"age": [50, 10]},
+        layout={**names, "scaling": {"age": [50, 10]}},
     )
     assert reply.status_code == 201
     assert reply.json()["data"] == {
@@ -167,7 +166,7 @@ def test_an_unexpected_failure_is_not_shown_in_detail(
         raise RuntimeError("inner detail")
 
     with monkeypatch.context() as patch:
-        patch.setattr("synergos.worker.tabular.load", fail)
+        patch.setattr("synergos.worker.datasets.prepare", fail)
         worker.ask(heart_tags)
         reply = worker.wait(heart_tags)
     assert reply.status_code == 417
@@ -204,7 +203,7 @@ BAD_REQUESTS: list[tuple[str, str, Any, int, str]] = [
     (
         "POST",
         "/worker/initialise/c/p/e/r",
-        {"id": "w", "action": "regress", "tags": {}, "scaling": {"a": [0, 0]}},
+        {"id": "w", "action": "regress", "tags": {}, "layout": {"scaling": {"a": [0, 0]}}},
         417,
         "greater than 0",
     ),
@@ -230,13 +229,13 @@ def test_bad_requests(worker: Worker, method: str, path: str, body: Any, status:
 
 def test_what_does_not_fit_a_polled_project(worker: Worker, heart_tags: Tags) -> None:
     worker.poll(heart_tags)
-    for fields, fragment in [
-        ({"action": "regress"}, "was polled for classify, not for regress"),
-        ({"names": {"X": ["age"], "y": ["target_0", "target_1"]}}, "not part of the project's alignment: chol, cp_0"),
-        ({"alignments": {"train": {"X": [99], "y": []}}}, "inserts columns at [99]"),
+    for fields, status, fragment in [
+        ({"action": "regress"}, 417, "was polled for classify, not for regress"),
+        ({"layout": {"X": ["age"], "y": ["target_0", "target_1"]}}, 403, "does not know: chol, cp, sex."),
+        ({"layout": {"shape": [1, 2, 3, 4]}}, 417, "layout.shape"),
     ]:
         reply = worker.initialise(heart_tags, **fields)
-        assert reply.status_code == 417 and fragment in reply.json()["message"], reply.text
+        assert reply.status_code == status and fragment in reply.json()["message"], reply.text
     assert worker.sessions.keys() == []
 
     for path in ("predict", "terminate"):
@@ -323,7 +322,7 @@ def test_unlabelled_predictions_have_files_but_no_statistics(worker: Worker, hea
     assert worker.poll(tags)["headers"]["predict"] == {"X": ["age", "chol", "cp_1", "sex_F"], "y": []}
     names = {"X": worker.answer(tags).json()["data"]["headers"]["train"]["X"], "y": ["target_0", "target_1"]}
     spacers = {"train": {"X": []}, "evaluate": {"X": []}, "predict": {"X": [2, 4, 5, 7], "y": []}}
-    assert worker.initialise(tags, alignments=spacers, names=names).status_code == 201
+    assert worker.initialise(tags, alignments=spacers, layout=names).status_code == 201
     session = worker.sessions.get(("c", "p", "e", "r"))
     assert session.data["predict"].y is None
     result = session.record("predict", np.array([1]), np.array([[0.75]]))
@@ -336,14 +335,15 @@ def test_stored_alignment_serves_an_initialisation_without_one(worker: Worker, h
     polled = worker.poll(heart_tags)
     names = {"X": polled["headers"]["train"]["X"], "y": ["target_0", "target_1", "target_2"]}
     alignments = {meta: {"X": [], "y": [2]} for meta in ("train", "evaluate", "predict")}
-    body = {"tags": heart_tags.model_dump(), "alignments": alignments, "names": names, "scaling": {"age": [40, 2]}}
+    layout = {**names, "scaling": {"age": [40, 2]}}
+    body = {"tags": heart_tags.model_dump(), "alignments": alignments, "layout": layout}
     reply = worker.http.post("/worker/align/c/p/", json=body)
     assert (reply.status_code, reply.json()["data"]["alignments"]) == (200, alignments)
     assert worker.initialise(heart_tags, alignments=None).status_code == 201
     y = worker.sessions.get(("c", "p", "e", "r")).data["train"].y
     assert y is not None and y.dtype == np.int64
-    body["names"] = {"X": ["age"], "y": []}
-    assert worker.http.post("/worker/align/c/p/", json=body).status_code == 417
+    body["layout"] = {"X": ["age"], "y": []}
+    assert worker.http.post("/worker/align/c/p/", json=body).status_code == 403
 
 
 def test_outputs_that_cannot_be_written_are_named(tmp_path: Path, heart_tags: Tags) -> None:

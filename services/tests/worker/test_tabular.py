@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,22 +10,29 @@ import numpy as np
 import pytest
 from heart import HEART, Write, heart
 
-from synergos.errors import Invalid
-from synergos.jobs import Layout, Spacers, Tags
-from synergos.worker.prepared import align
-from synergos.worker.tabular import Table, load
+from synergos.errors import FeatureDrift, Invalid, SynergosError
+from synergos.jobs import Action, Layout, Meta, Tags
+from synergos.worker import tabular
+from synergos.worker.datasets import Preparation, aligned
+from synergos.worker.tags import resolve
 
+Prepare = Callable[..., Preparation]
 SIMPLE = {"a": "float64", "c": "category", "target": "category"}
 
 
-def test_one_hot_columns_are_sorted_and_rows_are_kept(root: Path, write: Write) -> None:
+def load(root: Path, tags: Tags, action: Action) -> dict[Meta, Any]:
+    return dict(tabular.load(root, resolve(root, tags), action))
+
+
+def test_one_hot_columns_are_sorted_and_rows_are_kept(root: Path, write: Write, prepare: Prepare) -> None:
     csv = "c,target,a\nM,1,5\nF,0,6\nF,0,6\nI,1,7\n"
-    table = load(root, Tags(train=[write("d/train", csv, SIMPLE)]), "classify")["train"]
+    tags = Tags(train=[write("d/train", csv, SIMPLE)])
+    table = load(root, tags, "classify")["train"]
     assert table.features == ["a", "c_F", "c_I", "c_M"]
     assert table.X.tolist() == [[5, 0, 0, 1], [6, 1, 0, 0], [6, 1, 0, 0], [7, 0, 1, 0]]
     assert (table.labels, table.y.tolist()) == (["target_0", "target_1"], [[0, 1], [1, 0], [1, 0], [0, 1]])
     assert list(table.rows) == [("d/train/data.csv", row) for row in range(4)]
-    assert table.metadata == {
+    assert prepare(tags).metadata["train"] == {
         "src_count": 4,
         "_type": "tabular",
         "features": {
@@ -34,6 +42,7 @@ def test_one_hot_columns_are_sorted_and_rows_are_kept(root: Path, write: Write) 
         },
         "dropped_count": 0,
         "imputed_count": 0,
+        "classes": {"target_0": 2, "target_1": 2},
     }
 
 
@@ -51,7 +60,7 @@ def test_blanks_and_byte_order_marks_do_not_matter(root: Path, write: Write) -> 
     table = load(root, Tags(train=[write("d/train", csv, SIMPLE)]), "classify")["train"]
     assert table.features == ["a", "c_F"] and table.labels == ["target_0", "target_1"]
     assert table.frame["a"].tolist() == [1, 2, 3]
-    assert (table.metadata["imputed_count"], [row for _, row in table.rows]) == (1, [0, 1, 2])
+    assert (table.filled["c"], [row for _, row in table.rows]) == (2, [0, 1, 2])
 
 
 def test_classes_are_ordered_by_number_if_they_are_numbers(root: Path, write: Write) -> None:
@@ -78,7 +87,7 @@ def test_cells_that_are_no_numbers_are_completed(root: Path, write: Write) -> No
     schema = {"x": "float64", "y": "int32", "c": "category", "target": "category"}
     tags = Tags(train=[write("d/train", csv, schema)])
     table = load(root, tags, "classify")["train"]
-    assert table.metadata["imputed_count"] == 3
+    assert table.filled == {"c": 39, "x": 40, "y": 38}
     filled = table.frame["y"].tolist()
     assert abs(filled[10] - 20) <= 10 and abs(filled[30] - 60) <= 20
     assert table.frame["y"].dtype == np.int64
@@ -102,36 +111,36 @@ def test_evaluation_rows_are_completed_from_the_training_rows(root: Path, write:
     assert tables["predict"].frame["y"].round().tolist() == [100]
 
 
-def test_rows_without_a_label_are_left_out_of_training_only(root: Path, write: Write) -> None:
+def test_rows_without_a_label_are_left_out_of_training_only(root: Path, write: Write, prepare: Prepare) -> None:
     csv = "a,c,target\n1,F,0\n2,M,\n3,F,1\n"
     tags = Tags(train=[write("d/train", csv, SIMPLE)], predict=[write("d/predict", csv, SIMPLE)])
     tables = load(root, tags, "classify")
     assert [row for _, row in tables["train"].rows] == [0, 2]
-    assert tables["train"].metadata["dropped_count"] == 1
+    assert tables["train"].dropped == 1
     assert tables["predict"].y.tolist() == [[1, 0], [0, 0], [0, 1]]
-    aligned = align(tables["predict"], Layout(X=["a", "c_F", "c_M"], y=["target_0", "target_1"]))
-    assert aligned.split.y is None
-    assert aligned.truth.tolist() == [0, -1, 1]
+    own = aligned(prepare(tags), Layout(X=["a", "c_F", "c_M"], y=["target_0", "target_1"]), "classify")["predict"]
+    assert own.split.y is None
+    assert own.truth.tolist() == [0, -1, 1]
 
 
 @pytest.mark.parametrize("csv", ["a,c\n1,F\n2,M\n", "a,c,target\n1,F,\n2,M,\n"])
 @pytest.mark.parametrize("action", ["classify", "regress"])
-def test_prediction_needs_no_labels(root: Path, write: Write, csv: str, action: Any) -> None:
+def test_prediction_needs_no_labels(write: Write, prepare: Prepare, csv: str, action: Any) -> None:
     schema = {**SIMPLE, "target": "int32"}
     train = write("d/train", "a,c,target\n1,F,0\n2,M,1\n", schema)
-    table = load(root, Tags(train=[train], predict=[write("d/predict", csv, schema)]), action)["predict"]
-    assert (table.labels, table.y.shape, len(table.X)) == ([], (2, 0), 2)
+    prepared = prepare(Tags(train=[train], predict=[write("d/predict", csv, schema)]), action)
+    assert prepared.headers["predict"].y == []
     names = ["target"] if action == "regress" else ["target_0", "target_1"]
-    aligned = align(table, Layout(X=["a", "c_F", "c_M"], y=names), Spacers())
-    assert aligned.split.y is None and len(aligned.truth) == 2
+    own = aligned(prepared, Layout(X=["a", "c_F", "c_M"], y=names), action)["predict"]
+    assert own.split.y is None and len(own.truth) == 2
 
 
-def test_means_of_few_rows_stay_private(root: Path, write: Write) -> None:
+def test_figures_of_few_rows_stay_private(write: Write, prepare: Prepare) -> None:
     train = write("d/train", heart(30, 1), HEART)
-    tags = Tags(train=[train], predict=[write("d/predict", heart(1, 2), HEART)])
-    tables = load(root, tags, "classify")
-    assert tables["predict"].metadata["features"]["num_variables"]["age"] == {"datatype": "int32", "count": 1}
-    assert "mean" in tables["train"].metadata["features"]["num_variables"]["age"]
+    tags = Tags(train=[train], predict=[write("d/predict", heart(4, 2), HEART)])
+    metadata = prepare(tags, minimum_rows=5).metadata
+    assert metadata["predict"]["features"]["num_variables"]["age"] == {"datatype": "int32", "count": 4}
+    assert "mean" in metadata["train"]["features"]["num_variables"]["age"]
 
 
 def test_csvs_of_a_tag_and_its_subfolders_are_joined(root: Path, write: Write) -> None:
@@ -154,95 +163,6 @@ def test_a_feature_that_one_tag_lacks_is_completed(root: Path, write: Write) -> 
 
 
 CSV = "a,c,target\n1,F,0\n2,M,1\n"
-BAD: list[tuple[str, Any, Any, Any, str, list[str]]] = [
-    ("no schema", CSV, None, None, "classify", ["d/train/schema.json is missing", '{"age": "int32"}']),
-    ("schema no json", CSV, "{", None, "classify", ["d/train/schema.json is not readable as JSON"]),
-    ("schema a list", CSV, ["a"], None, "classify", ["d/train/schema.json has to be one JSON object"]),
-    ("schema nested", CSV, {"a": {}}, None, "classify", ["has to be one JSON object"]),
-    ("unknown dtype", CSV, {**SIMPLE, "a": "string"}, None, "classify", ["column 'a'", "'string'", "'category'"]),
-    ("no target", CSV, {"a": "float64", "c": "category"}, None, "classify", ["label column 'target' is missing"]),
-    (
-        "columns differ",
-        "a,d,target\n1,2,0\n",
-        {**SIMPLE, "e": "int8"},
-        None,
-        "classify",
-        ["d/train/data.csv and its schema.json differ", "only in the schema: c, e", "only in the csv: d"],
-    ),
-    ("target not in csv", "a,c\n1,F\n", SIMPLE, None, "classify", ["only in the schema: target"]),
-    ("empty file", "", SIMPLE, None, "classify", ["d/train/data.csv is empty"]),
-    ("no rows", "a,c,target\n", SIMPLE, None, "classify", ["d/train/data.csv has a header but no rows"]),
-    ("ragged", CSV + "1,F,0,9\n", SIMPLE, None, "classify", ["d/train/data.csv is not readable as csv", "line 4"]),
-    (
-        "one cell too many",
-        "a,c,target\n1,F,0,\n2,M,1,\n",
-        SIMPLE,
-        None,
-        "classify",
-        ["first row has more cells than the header"],
-    ),
-    ("first row too long", "a,c,target\n1,F,0,7\n2,M,1\n", SIMPLE, None, "classify", ["more cells than the header"]),
-    ("open quote", 'a,c,target\n1,"F,0\n', SIMPLE, None, "classify", ["not readable as csv"]),
-    ("not utf-8", b"a,c,target\n1,\xff\xfe,0\n", SIMPLE, None, "classify", ["not readable as csv", "utf-8"]),
-    ("index column", ",a,c,target\n0,1,F,0\n", SIMPLE, None, "classify", ["column 1 has no name", "index column"]),
-    ("twice", "a,a,c,target\n1,1,F,0\n", SIMPLE, None, "classify", ["column 'a' appears 2 times"]),
-    ("semicolons", "a;c;target\n1;F;0\n", SIMPLE, None, "classify", ["only in the csv: a;c;target"]),
-    (
-        "text as number",
-        CSV,
-        {**SIMPLE, "c": "float32"},
-        None,
-        "classify",
-        ["column 'c' is declared float32", "'F'", "declare it 'category'"],
-    ),
-    ("fraction as int", "a,c,target\n1.5,F,0\n", {**SIMPLE, "a": "int32"}, None, "classify", ["holds 1.5", "float64"]),
-    ("labels empty", "a,c,target\n1,F,\n", SIMPLE, None, "classify", ["No row of the train set (d/train)", "target"]),
-    ("regress classes", CSV, SIMPLE, None, "regress", ["'target' is a category", "declare 'float64'"]),
-    ("classify floats", CSV, {**SIMPLE, "target": "float64"}, None, "classify", ["is float64", "declare 'category'"]),
-    ("only labels", "target\n1\n", {"target": "category"}, None, "classify", ["train set has no feature column"]),
-    ("no csv", None, SIMPLE, None, "classify", ["d/train holds no csv file"]),
-    (
-        "images",
-        CSV,
-        SIMPLE,
-        {"datatype": "image"},
-        "classify",
-        ["d/train/metadata.json", "'image' is not supported yet"],
-    ),
-    ("sound", CSV, SIMPLE, {"datatype": "sound"}, "classify", ["'sound' is unknown", "'tabular' is supported"]),
-    ("no datatype", CSV, SIMPLE, {}, "classify", ["d/train/metadata.json is not usable"]),
-    ("metadata no json", CSV, SIMPLE, "tabular", "classify", ["d/train/metadata.json is not usable"]),
-    ("metadata a list", CSV, SIMPLE, "[]", "classify", ["d/train/metadata.json is not usable"]),
-    (
-        "one name for two",
-        "a,a_1,target\n1,5,0\n",
-        {"a": "category", "a_1": "int8", "target": "int8"},
-        None,
-        "classify",
-        ["'a_1'", "rename one"],
-    ),
-    (
-        "too many levels",
-        "c,a,target\n" + "\n".join(f"n{i},1,0" for i in range(1001)),
-        SIMPLE,
-        None,
-        "classify",
-        ["Column 'c' is a category with 1001 different values"],
-    ),
-]
-
-
-@pytest.mark.parametrize(
-    ("csv", "schema", "metadata", "action", "fragments"), [row[1:] for row in BAD], ids=[row[0] for row in BAD]
-)
-def test_bad_data_is_named(
-    root: Path, write: Write, csv: Any, schema: Any, metadata: Any, action: Any, fragments: list[str]
-) -> None:
-    tags = Tags(train=[write("d/train", csv, schema, metadata)])
-    with pytest.raises(Invalid) as caught:
-        load(root, tags, action)
-    assert all(fragment in caught.value.message for fragment in fragments), caught.value.message
-    assert str(root) not in caught.value.message
 
 
 def test_sets_that_contradict_each_other_are_named(root: Path, write: Write) -> None:
@@ -260,49 +180,36 @@ def test_sets_that_contradict_each_other_are_named(root: Path, write: Write) -> 
         assert all(fragment in caught.value.message for fragment in fragments), caught.value.message
 
 
-@pytest.fixture
-def table(root: Path, write: Write) -> Table:
-    return load(root, Tags(train=[write("d/train", CSV, SIMPLE)]), "classify")["train"]
-
-
-def test_alignment_inserts_and_scales(table: Table) -> None:
+def test_alignment_inserts_and_scales(write: Write, prepare: Prepare) -> None:
     layout = Layout(
         X=["a", "b", "c_F", "c_I", "c_M"], y=["target_0", "target_1"], scaling={"a": (1.0, 2.0), "b": (3, 1)}
     )
-    aligned = align(table, layout, Spacers(X=[1, 3]))
-    assert aligned.split.X.tolist() == [[0, 0, 1, 0, 0], [0.5, 0, 0, 0, 1]]
-    assert aligned.split.X.dtype == np.float32
-    assert aligned.split.y is not None
-    assert aligned.split.y.tolist() == [[0.0], [1.0]] and aligned.split.y.dtype == np.float32
+    split = aligned(prepare(Tags(train=[write("d/train", CSV, SIMPLE)])), layout, "classify")["train"].split
+    assert split.X.tolist() == [[0, 0, 1, 0, 0], [0.5, 0, 0, 0, 1]] and split.X.dtype == np.float32
+    assert split.y is not None
+    assert split.y.tolist() == [[0.0], [1.0]] and split.y.dtype == np.float32
 
 
-def test_alignment_by_positions_alone(table: Table) -> None:
-    aligned = align(table, Layout(), Spacers(X=[0, 2], y=[1]))
-    assert aligned.split.X[0].tolist() == [0, 1, 0, 1, 0]
-    assert aligned.classes == ["0", "B_____#1", "1"]
-    assert aligned.split.y is not None and aligned.split.y.tolist() == [0, 2] and aligned.split.y.dtype == np.int64
+def test_more_than_two_classes_are_indexes(write: Write, prepare: Prepare) -> None:
+    layout = Layout(X=["a", "c_F", "c_M"], y=["target_-1", "target_0", "target_1"])
+    own = aligned(prepare(Tags(train=[write("d/train", CSV, SIMPLE)])), layout, "classify")["train"]
+    assert own.classes == ["-1", "0", "1"]
+    assert own.split.y is not None and own.split.y.tolist() == [1, 2] and own.split.y.dtype == np.int64
 
 
 @pytest.mark.parametrize(
-    ("layout", "spacers", "fragment"),
+    ("layout", "error", "fragment"),
     [
-        (
-            Layout(X=["a", "c_F"], y=["target_0", "target_1"]),
-            None,
-            "columns are not part of the project's alignment: c_M",
-        ),
-        (
-            Layout(X=["a", "c_F", "c_M"], y=["target_0"]),
-            None,
-            "classes are not part of the project's alignment: target_1",
-        ),
-        (Layout(X=["a", "b", "c_F", "c_M"]), Spacers(X=[2]), "does not fit the columns"),
-        (Layout(), Spacers(X=[9]), "which does not fit 3 own columns"),
-        (Layout(), Spacers(X=[1, 1]), "which does not fit 3 own columns"),
-        (Layout(scaling={"a": (0, 1e-300)}), None, "Column 'a' holds values that are too large"),
+        (Layout(X=["a", "c_F"]), FeatureDrift, "train set has columns that the aligned model does not know: c."),
+        (Layout(X=["c_F", "c_M"]), FeatureDrift, "columns that the aligned model does not know: a."),
+        (Layout(y=["target_0"]), FeatureDrift, "classes that the aligned model does not know: target_1."),
+        (Layout(scaling={"a": (0, 1e-300)}), Invalid, "Column 'a' of the train set holds values that are too large"),
     ],
 )
-def test_alignment_that_does_not_fit(table: Table, layout: Layout, spacers: Spacers | None, fragment: str) -> None:
-    with pytest.raises(Invalid) as caught:
-        align(table, layout, spacers)
+def test_alignment_that_does_not_fit(
+    write: Write, prepare: Prepare, layout: Layout, error: type[SynergosError], fragment: str
+) -> None:
+    prepared = prepare(Tags(train=[write("d/train", CSV, SIMPLE)]))
+    with pytest.raises(error) as caught:
+        aligned(prepared, layout, "classify")
     assert fragment in caught.value.message

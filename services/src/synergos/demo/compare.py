@@ -27,8 +27,8 @@ from synergos.federation.objectives import Objective
 from synergos.federation.parameters import Parameters
 from synergos.federation.sessions import Split
 from synergos.jobs import Action, Meta, Tags
-from synergos.worker import outputs, tabular
-from synergos.worker.prepared import Aligned, align
+from synergos.worker import datasets, outputs
+from synergos.worker.prepared import Aligned
 
 Statistics = dict[str, Any]
 
@@ -50,21 +50,25 @@ class Study:
     @classmethod
     def of(cls, settings: Settings) -> Study:
         """Read every participant's data sets and agree as the TTP does."""
-        tables = {
-            participant.participant_id: tabular.load(
-                settings.example.parent,
-                Tags(**{meta: [settings.tag(participant, meta)] for meta in ("train", "evaluate", "predict")}),
-                settings.action,
-            )
-            for participant in settings.participants
-        }
-        polls = {name: alignment.Poll.read(name, outputs.catalogue(own)) for name, own in tables.items()}
-        layout = alignment.agree(polls)
+        prepared, sets = {}, {}
+        # The rows stay readable when the folder is gone: open files only lose their names.
+        with tempfile.TemporaryDirectory() as folder:
+            for participant in settings.participants:
+                own = Path(folder, participant.participant_id)
+                own.mkdir()
+                tags = {meta: [settings.tag(participant, meta)] for meta in ("train", "evaluate", "predict")}
+                prepared[participant.participant_id] = datasets.prepare(
+                    settings.example.parent, Tags(**tags), settings.action, own
+                )
+            polls = {name: alignment.Poll.read(name, each.told()) for name, each in prepared.items()}
+            layout = alignment.agree(polls)
+            for name, each in prepared.items():
+                sets[name] = datasets.aligned(each, layout, settings.action)
         return cls(
             action=settings.action,
             parameters=Parameters.read(settings.run_parameters),
             model=alignment.fit_model(settings.read("architecture.json"), layout, settings.action),
-            sets={name: {meta: align(table, layout) for meta, table in own.items()} for name, own in tables.items()},
+            sets=sets,
         )
 
     def objective(self, split: Split) -> Objective:

@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
     sessions = Sessions()
     # An idle worker does without torch and its memory: it is loaded while the first data is being prepared.
-    app = create_app(root / "data", root / "outputs", sessions, on_first_poll=warm_up)
+    app = create_app(root / "data", root / "outputs", sessions, options.minimum_rows, warm_up)
     serve([(app, COMMAND_PORT), (port.create_app(sessions), DATA_PORT)])
 
 

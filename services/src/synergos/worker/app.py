@@ -18,13 +18,6 @@ from synergos.worker.projects import Projects, Record
 Deviation = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class Names(BaseModel):
-    """Aligned names, in order."""
-
-    X: list[str] = Field(default_factory=list)
-    y: list[str] = Field(default_factory=list)
-
-
 class Poll(BaseModel):
     """What to prepare."""
 
@@ -38,17 +31,19 @@ class Question(BaseModel):
     tags: Tags
 
 
+class Agreed(Layout):
+    """What the participants agreed on, as it comes from outside."""
+
+    scaling: dict[str, tuple[FiniteFloat, Deviation]] = Field(default_factory=dict)
+    shape: list[Annotated[int, Field(ge=1)]] = Field(default_factory=list, max_length=3)
+
+
 class Alignment(BaseModel):
-    """A participant's place in the shared layout: spacers per meta, names, and the scaling of numeric features."""
+    """A participant's place in the shared layout: spacers per meta (kept for the record), and the layout itself."""
 
     tags: Tags
     alignments: dict[Meta, Spacers] | None = None
-    names: Names = Field(default_factory=Names)
-    scaling: dict[str, tuple[FiniteFloat, Deviation]] = Field(default_factory=dict)
-
-    def layout(self) -> Layout:
-        """Return names and scaling as one object."""
-        return Layout(X=self.names.X, y=self.names.y, scaling=self.scaling)
+    layout: Agreed | None = None
 
 
 class Initialisation(Alignment):
@@ -73,7 +68,11 @@ class Inferences(BaseModel):
 
 
 def create_app(
-    data: Path, outputs: Path, sessions: Sessions, on_first_poll: Callable[[], None] | None = None
+    data: Path,
+    outputs: Path,
+    sessions: Sessions,
+    minimum_rows: int = 5,
+    on_first_poll: Callable[[], None] | None = None,
 ) -> FastAPI:
     """Return the worker's REST application.
 
@@ -81,10 +80,11 @@ def create_app(
         data: folder with the participant's data sets, only read.
         outputs: folder for everything that is written.
         sessions: opened and dropped here, used by the data port.
+        minimum_rows: what fewer rows share is not told.
         on_first_poll: called once, in a thread, when the first data is asked for.
     """
     app = rest.create_api("Synergos worker")
-    projects = Projects(data, outputs, sessions, on_first_poll)
+    projects = Projects(data, outputs, sessions, minimum_rows, on_first_poll)
 
     def described(record: Record, **fields: Any) -> dict[str, Any]:
         return {"doc_id": "1", "kind": "Metadata", "key": record.key, **fields}
@@ -108,14 +108,12 @@ def create_app(
     @app.get(poll_path)
     def polled(collab_id: str, project_id: str, body: Annotated[Question | None, Body()] = None) -> Response:
         record = projects.polled(collab_id, project_id, body.tags if body else None)
-        shape = {"headers": record.headers, "schemas": record.schemas, "metadata": record.metadata}
         params = {"collab_id": collab_id, "project_id": project_id}
-        return rest.success("poll.get", params, described(record, **shape))
+        return rest.success("poll.get", params, described(record, **record.told()))
 
     @app.post("/worker/align/{collab_id}/{project_id}")
     def align(collab_id: str, project_id: str, body: Alignment) -> Response:
-        alignments = body.alignments or {}
-        record = projects.align(collab_id, project_id, body.tags, alignments, body.layout())
+        record = projects.align(collab_id, project_id, body.tags, body.alignments or {}, body.layout or Layout())
         params = {"collab_id": collab_id, "project_id": project_id}
         stored = {meta: each.model_dump() for meta, each in record.alignments.items()}
         return rest.success("align.post", params, described(record, alignments=stored))
@@ -129,7 +127,7 @@ def create_app(
     def initialise(collab_id: str, project_id: str, expt_id: str, run_id: str, body: Initialisation) -> Response:
         key = (collab_id, project_id, expt_id, run_id)
         record, live = projects.initialise(
-            key, body.id, body.action, body.tags, body.alignments, body.layout(), body.token
+            key, body.id, body.action, body.tags, body.alignments, body.layout, body.token
         )
         return rest.success("initialise.post", params(key), state(record, is_live=True), 200 if live else 201)
 

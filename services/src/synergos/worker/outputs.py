@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from synergos.errors import Invalid
-from synergos.jobs import Action, Meta
+from synergos.jobs import Action
 from synergos.worker import metrics
-from synergos.worker.prepared import Aligned, Prepared
-from synergos.worker.tabular import Table
-from synergos.worker.tree import NEW, OLD, PREPROCESSING
+from synergos.worker.prepared import Aligned
+from synergos.worker.tree import NEW, OLD, OPERATIONS, PREPROCESSING
 
 
 @contextlib.contextmanager
@@ -49,56 +48,36 @@ def as_json(value: Any) -> str:
     return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 
-def write_exports(project: Path, tables: Mapping[Meta, Table]) -> dict[Meta, dict[str, str]]:
-    """Replace the preprocessing folder of a project by `tables`; returns meta → {X, y, dataframe} paths."""
-    folder, fresh, old = project / PREPROCESSING, project / NEW, project / OLD
-    exports: dict[Meta, dict[str, str]] = {}
-    with _writing(folder):
-        for rest in (fresh, old):
-            shutil.rmtree(rest, ignore_errors=True)
+@contextlib.contextmanager
+def preparing(project: Path) -> Iterator[Path]:
+    """Give an empty folder for the prepared data of a project, which is deleted if it is not published."""
+    fresh = project / NEW
+    with _writing(project / PREPROCESSING):
+        shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
         try:
-            for meta, table in tables.items():
-                names = {
-                    "X": f"preprocessed_X_{meta}.npy",
-                    "y": f"preprocessed_y_{meta}.npy",
-                    "dataframe": f"combined_dataframe_{meta}.csv",
-                }
-                np.save(fresh / names["X"], table.X, allow_pickle=False)
-                np.save(fresh / names["y"], table.y, allow_pickle=False)
-                table.frame.to_csv(fresh / names["dataframe"])
-                exports[meta] = {kind: str(folder / name) for kind, name in names.items()}
-            (fresh / "catalogue.json").write_text(as_json(catalogue(tables)))
-            if folder.exists():
-                folder.rename(old)
-            fresh.rename(folder)
+            yield fresh
         finally:
-            for rest in (fresh, old):
-                shutil.rmtree(rest, ignore_errors=True)
-    return exports
+            shutil.rmtree(fresh, ignore_errors=True)
+            # A project whose first poll failed leaves nothing.
+            with contextlib.suppress(OSError):
+                project.rmdir()
+                project.parent.rmdir()
 
 
-def catalogue(tables: Mapping[Meta, Table]) -> dict[str, Any]:
-    """Return what a poll tells about `tables`: headers, schemas and metadata per meta."""
-    return {
-        "headers": {meta: {"X": table.features, "y": table.labels} for meta, table in tables.items()},
-        "schemas": {meta: table.schema for meta, table in tables.items()},
-        "metadata": {meta: table.metadata for meta, table in tables.items()},
-    }
-
-
-def read_export(paths: Mapping[str, str], header: Mapping[str, list[str]], action: Action) -> Prepared:
-    """Read back one set that `write_exports` wrote. Raises `Invalid` if it is gone or not what `header` says."""
-    try:
-        X = np.load(paths["X"], allow_pickle=False)
-        y = np.load(paths["y"], allow_pickle=False)
-        origin = pd.read_csv(paths["dataframe"], usecols=[0, 1], dtype={0: str})
-    except (OSError, ValueError) as error:
-        raise Invalid(f"The prepared data is not readable any more, poll again: {error}.") from None
-    rows = pd.MultiIndex.from_frame(origin.set_axis(["file", "row"], axis=1))
-    if X.shape != (len(rows), len(header["X"])) or y.shape != (len(rows), len(header["y"])):
-        raise Invalid("The prepared data was replaced since the poll: poll again.")
-    return Prepared(action, header["X"], header["y"], X, y, rows)
+def publish(project: Path, record: str) -> None:
+    """Replace the prepared data of a project and its record together. Raises `Invalid` with both as they were."""
+    folder, fresh, old = project / PREPROCESSING, project / NEW, project / OLD
+    # Nothing below needs space: what can fill a disk comes first.
+    written = fresh / OPERATIONS
+    with _writing(project / OPERATIONS):
+        written.write_text(record)
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        written.replace(project / OPERATIONS)
+        fresh.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def write_inference(

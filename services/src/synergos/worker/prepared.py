@@ -2,40 +2,119 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pydantic import BaseModel, Field
 
-from synergos.errors import Invalid
+from synergos.errors import FeatureDrift, Invalid
 from synergos.federation.sessions import Split
-from synergos.jobs import Action, Layout, Spacers
+from synergos.jobs import Action, Layout, Meta
+from synergos.logs import get_logger
+from synergos.worker.labels import LABEL
 
-LABEL = "target"
+# Name of the column for everything that has no name of its own in the shared layout.
+BUCKET = "#other"
+
+log = get_logger("worker.prepared")
+
+
+class Header(BaseModel):
+    """Names of one set's columns: features and labels."""
+
+    X: list[str] = Field(default_factory=list)
+    y: list[str] = Field(default_factory=list)
+
+
+class Own(Header):
+    """All names of one set, also those that do not leave the worker.
+
+    Attributes:
+        buckets: one-hot column → `<column>_#other`, where it counts if the layout does not know it.
+    """
+
+    buckets: dict[str, str] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """One set (meta) as numbers, neither aligned nor scaled.
+class Told:
+    """What may leave the worker.
+
+    Attributes:
+        minimum_rows: a name or figure that fewer rows share stays here.
+        names: feature and label names that enough rows share, or that the orchestrator has sent itself.
+    """
+
+    minimum_rows: int
+    names: frozenset[str]
+
+
+class Source(ABC):
+    """One set (meta) as it was read from the participant's files.
 
     Attributes:
         action: what the labels are for.
-        features: column names of `X`.
-        labels: column names of `y`: `target`, or one `target_<class>` per class; empty if no row has a label.
-        X: shape (rows, features).
-        y: shape (rows, labels). A row without a label holds NaN (regress) or only zeros (classify).
+        frame: what people may look at, indexed by `rows`; with `target` if any row has one.
         rows: where each row comes from: levels `file` (below the data folder) and `row` (counted from 0, without
             header and blank lines).
+        labels: column names of `y`: `target`, or one `target_<class>` per class; empty if no row has a label.
+        y: shape (rows, labels). A row without a label holds NaN (regress) or only zeros (classify).
+        schema: column → dtype name.
     """
 
     action: Action
-    features: list[str]
+    frame: pd.DataFrame
     labels: list[str]
-    X: NDArray[np.float64]
+    y: NDArray[np.float64]
+    schema: dict[str, str]
+
+    @property
+    def rows(self) -> pd.MultiIndex:
+        """Return where each row comes from."""
+        return self.frame.index
+
+    @abstractmethod
+    def counts(self) -> dict[str, int]:
+        """Return feature names that may have to be withheld → rows that have them."""
+
+    @abstractmethod
+    def own(self) -> Own:
+        """Return all names, for this worker itself."""
+
+    @abstractmethod
+    def tell(self, told: Told, meta: Meta) -> tuple[list[str], dict[str, Any]]:
+        """Return the feature names and the facts that may leave the worker."""
+
+    @abstractmethod
+    def store(self, path: Path) -> bool:
+        """Write the features to `path`, an .npy file; False if `frame` says everything."""
+
+
+class Prepared(ABC):
+    """One set (meta) as it is read back: neither aligned nor scaled. `action`, `labels`, `y`, `rows`: see `Source`."""
+
+    action: Action
+    labels: list[str]
     y: NDArray[np.float64]
     rows: pd.MultiIndex
+
+    @abstractmethod
+    def place(self, names: list[str], layout: Layout, keep: NDArray[np.bool_], meta: Meta) -> NDArray[Any]:
+        """Return the features of the rows in `keep`, as `sessions.Split.X` wants them.
+
+        Args:
+            names: aligned feature names.
+
+        Raises:
+            FeatureDrift: the layout has no place for something in the data.
+            Invalid: a value does not fit.
+        """
 
 
 @dataclass(frozen=True)
@@ -46,7 +125,7 @@ class Aligned:
         split: what training sees.
         truth: the label per row: regress float64 with NaN where there is none, classify int64 with -1 there.
         classes: class names in the order of the class indexes; empty for regress.
-        rows: as in `Prepared`.
+        rows: where each row comes from, as in `Source`.
     """
 
     split: Split
@@ -55,74 +134,53 @@ class Aligned:
     rows: pd.MultiIndex
 
 
-def align(data: Prepared, layout: Layout, spacers: Spacers | None = None) -> Aligned:
-    """Scale `data` and put its columns where `layout` wants them; columns that it lacks are 0.
+def align(data: Prepared, layout: Layout, header: Header, meta: Meta) -> Aligned:
+    """Bring `data` into the order, shape and scale of `layout`; what the participant lacks is 0.
+
+    Rows of `train` and `evaluate` whose class was withheld and is not known to the layout are left out.
 
     Args:
-        layout: shared names and scaling. Without names the columns are placed by `spacers` alone.
-        spacers: where this participant has no column of its own; has to agree with the names if both are given.
+        layout: what the participants agreed on; an empty one stands for the participant's own names.
+        header: names of this set that left the worker.
 
     Raises:
-        Invalid: names, spacers and columns contradict each other, or a value does not fit float32.
+        FeatureDrift: the layout lacks a column or class of the data.
+        Invalid: a value does not fit float32, or no row is left.
     """
-    X = data.X.copy()
-    for column, name in enumerate(data.features):
-        if name in layout.scaling:
-            mean, deviation = layout.scaling[name]
-            X[:, column] = (X[:, column] - mean) / deviation
-    features = _names(data.features, layout.X, spacers.X if spacers else None, "columns")
-    with np.errstate(over="ignore"):
-        placed = _spread(X, data.features, features).astype(np.float32)
-    if not np.isfinite(placed).all():
-        strange = features[int(np.flatnonzero(~np.isfinite(placed).all(axis=0))[0])]
-        raise Invalid(f"Column {strange!r} holds values that are too large for training: rescale it.")
-
+    every = np.ones(len(data.rows), dtype=bool)
+    names = layout.X or header.X
     if data.action == "regress":
         if data.labels and layout.y and layout.y != data.labels:
             raise Invalid(f"The label is {data.labels}, but the project was aligned with {layout.y}: align again.")
-        target = data.y[:, 0] if data.labels else np.full(len(X), np.nan)
-        complete = not np.isnan(target).any()
-        y = target.astype(np.float32).reshape(-1, 1) if complete else None
-        return Aligned(Split(placed, y), target, [], data.rows)
+        target = data.y[:, 0] if data.labels else np.full(len(data.rows), np.nan)
+        values = None if np.isnan(target).any() else target.astype(np.float32).reshape(-1, 1)
+        return Aligned(Split(data.place(names, layout, every, meta), values), target, [], data.rows)
 
-    labels = layout.y
-    if data.labels or not labels:
-        labels = _names(data.labels, layout.y, spacers.y if spacers else None, "classes")
-    onehot = _spread(data.y, data.labels, labels)
-    known = onehot.any(axis=1) if labels else np.zeros(len(X), dtype=bool)
-    truth = np.where(known, onehot.argmax(axis=1), -1) if labels else np.full(len(X), -1)
+    labels = layout.y or header.y
+    if strange := [name for name in data.labels if name in header.y and name not in labels]:
+        raise drift(meta, "classes", strange)
+    truth: NDArray[np.int64] = np.full(len(data.rows), -1)
+    for column, name in enumerate(data.labels):
+        if name in labels:
+            truth[data.y[:, column] > 0] = labels.index(name)
+    keep = every if meta == "predict" else truth >= 0
+    if not keep.all():
+        log.warning("rows of classes that few rows share are left out", meta=meta, rows=int((~keep).sum()))
+    if not keep.any():
+        raise Invalid(f"No row of the {meta} set has a class that the project knows ({', '.join(labels)}).")
+    kept: NDArray[np.int64] = truth[keep]
+    targets = _targets(kept, len(labels)) if (kept >= 0).all() else None
     classes = [name.removeprefix(f"{LABEL}_") for name in labels]
-    return Aligned(Split(placed, _targets(truth, len(labels)) if known.all() else None), truth, classes, data.rows)
+    return Aligned(Split(data.place(names, layout, keep, meta), targets), kept, classes, data.rows[keep])
+
+
+def drift(meta: Meta, kind: str, names: Sequence[str]) -> FeatureDrift:
+    """Return the error for columns or classes that the layout does not know."""
+    return FeatureDrift(
+        f"Feature drift detected! The {meta} set has {kind} that the aligned model does not know: "
+        f"{', '.join(names)}. Align and train again, or correct the data."
+    )
 
 
 def _targets(truth: NDArray[np.int64], classes: int) -> NDArray[np.float32] | NDArray[np.int64]:
     return truth.astype(np.float32).reshape(-1, 1) if classes <= 2 else truth
-
-
-def _names(own: Sequence[str], names: Sequence[str], spacers: Sequence[int] | None, kind: str) -> list[str]:
-    """Return the names of the aligned columns; a spacer whose name nobody sent gets the original's placeholder."""
-    if not names:
-        width = len(own) + len(spacers or ())
-        gaps = set(spacers or ())
-        if len(gaps) != len(spacers or ()) or not gaps <= set(range(width)):
-            raise Invalid(
-                f"The alignment inserts {kind} at {list(spacers or ())}, which does not fit {len(own)} own {kind}."
-            )
-        rest = iter(own)
-        return [f"B_____#{index}" if index in gaps else next(rest) for index in range(width)]
-    if strange := [name for name in own if name not in set(names)]:
-        raise Invalid(
-            f"These {kind} are not part of the project's alignment: {', '.join(strange)}. "
-            "Align again, or correct the data."
-        )
-    present = set(own)
-    if spacers is not None and list(spacers) != [index for index, name in enumerate(names) if name not in present]:
-        raise Invalid(f"The alignment does not fit the {kind} of this participant's data any more: align again.")
-    return list(names)
-
-
-def _spread(values: NDArray[np.float64], own: Sequence[str], names: Sequence[str]) -> NDArray[np.float64]:
-    place = {name: index for index, name in enumerate(names)}
-    result = np.zeros((len(values), len(names)))
-    result[:, [place[name] for name in own]] = values
-    return result

@@ -15,17 +15,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from synergos.errors import Invalid, NotFound, StillProcessing, SynergosError
 from synergos.federation.sessions import Key, Session, Sessions
 from synergos.ids import check_id
 from synergos.jobs import Action, Layout, Meta, Spacers, Tags
 from synergos.logs import get_logger
-from synergos.worker import outputs, tabular
-from synergos.worker.prepared import Aligned, align
+from synergos.worker import datasets, files, outputs
+from synergos.worker.prepared import Aligned
 from synergos.worker.tags import resolve
-from synergos.worker.tree import OPERATIONS, RESERVED
+from synergos.worker.tree import OPERATIONS, PREPROCESSING, RESERVED
 
 Project = tuple[str, str]
 Alignments = dict[Meta, Spacers]
@@ -33,12 +33,12 @@ Alignments = dict[Meta, Spacers]
 log = get_logger("worker.projects")
 
 
-class Record(BaseModel):
+class Record(datasets.Preparation):
     """What a worker remembers of a project across restarts (`operations.json`).
 
     Attributes:
         fingerprint: identifies the files that were prepared, so that a change on disk is noticed.
-        exports: meta → paths of the prepared data.
+        exports: paths of the prepared data, and of the last predictions and scores.
         alignments, layout: as the orchestrator sent them last.
         connections: every (experiment, run) that was ever initialised, as text.
         results: (experiment, run) as text → meta → {statistics, res_path}.
@@ -49,10 +49,6 @@ class Record(BaseModel):
     action: Action
     tags: Tags
     fingerprint: str
-    headers: dict[Meta, dict[str, list[str]]]
-    schemas: dict[Meta, dict[str, str]]
-    metadata: dict[Meta, dict[str, Any]]
-    exports: dict[Meta, dict[str, str]]
     alignments: Alignments = Field(default_factory=dict)
     layout: Layout = Field(default_factory=Layout)
     connections: list[str] = Field(default_factory=list)
@@ -73,15 +69,22 @@ class Projects:
         data: folder with the participant's data sets.
         folder: output folder.
         sessions: where `initialise` opens sessions.
+        minimum_rows: what fewer rows share is not told.
         on_first_poll: called once, in a thread of its own, when the first data is asked for.
     """
 
     def __init__(
-        self, data: Path, folder: Path, sessions: Sessions, on_first_poll: Callable[[], None] | None = None
+        self,
+        data: Path,
+        folder: Path,
+        sessions: Sessions,
+        minimum_rows: int,
+        on_first_poll: Callable[[], None] | None = None,
     ) -> None:
         self._data = data
         self._folder = folder
         self._sessions = sessions
+        self._minimum_rows = minimum_rows
         self._on_first_poll = on_first_poll
         # Guards what follows and the files of all projects.
         self._lock = threading.RLock()
@@ -100,7 +103,7 @@ class Projects:
     def poll(self, collab_id: str, project_id: str, action: Action, tags: Tags) -> bool:
         """Have the data of `tags` prepared. False if that is already done and no file has changed since."""
         job = _Job(_project(collab_id, project_id), action, tags)
-        fingerprint = _fingerprint(self._data, job)
+        fingerprint = self._fingerprint(job)
         with self._lock:
             if self._on_first_poll:
                 threading.Thread(target=self._on_first_poll, daemon=True, name="warm-up").start()
@@ -109,7 +112,7 @@ class Projects:
             if others and others[-1] == job:
                 return True
             record = self._read(job.project)
-            if not others and record and record.fingerprint == fingerprint and _exported(record):
+            if not others and record and record.fingerprint == fingerprint and record.complete:
                 self._failed.pop(job.project, None)
                 return False
             self._failed.pop(job.project, None)
@@ -144,7 +147,7 @@ class Projects:
         """Store the alignment of a polled project; raises as `polled` does, and `Invalid` if it does not fit."""
         with self._lock:
             record = self.polled(collab_id, project_id, tags)
-            _aligned(record, alignments, layout)
+            datasets.aligned(record, layout, record.action)
             record = record.model_copy(update={"alignments": alignments, "layout": layout})
             self._write(record)
         return record
@@ -156,13 +159,13 @@ class Projects:
         action: Action,
         tags: Tags,
         alignments: Alignments | None,
-        layout: Layout,
+        layout: Layout | None,
         token: str | None,
     ) -> tuple[Record, bool]:
         """Open the session of a combination, replacing the one that it may have.
 
         Args:
-            alignments: None for what was stored before, together with its layout.
+            alignments, layout: None for what was stored before.
             token: secret that the data port will ask for; without one nobody can use that port.
 
         Returns:
@@ -173,9 +176,9 @@ class Projects:
             record = self.polled(key[0], key[1], tags)
             if action != record.action:
                 raise Invalid(f"{'/'.join(key[:2])} was polled for {record.action}, not for {action}: poll again.")
-            if alignments is None:
-                alignments, layout = record.alignments, record.layout
-            data = _aligned(record, alignments, layout)
+            alignments = record.alignments if alignments is None else alignments
+            layout = layout or record.layout
+            data = datasets.aligned(record, layout, record.action)
             name = _name(key)
             connections = [*record.connections, *([] if name in record.connections else [name])]
             record = record.model_copy(update={"alignments": alignments, "layout": layout, "connections": connections})
@@ -240,29 +243,40 @@ class Projects:
                     self._failed[job.project] = (job.tags, reason)
 
     def _prepare(self, job: _Job) -> None:
-        fingerprint = _fingerprint(self._data, job)
-        tables = tabular.load(self._data, job.tags, job.action)
-        with self._lock:
-            exports = outputs.write_exports(self._folder.joinpath(*job.project), tables)
-            before = self._read(job.project)
-            self._write(
-                Record(
+        fingerprint = self._fingerprint(job)
+        folder = self._folder.joinpath(*job.project)
+        before = self._read(job.project)
+        layout = before.layout if before and before.action == job.action else Layout()
+        with outputs.preparing(folder) as fresh:
+            prepared = datasets.prepare(
+                self._data,
+                job.tags,
+                job.action,
+                fresh,
+                minimum_rows=self._minimum_rows,
+                layout=layout,
+                final=folder / PREPROCESSING,
+            )
+            with self._lock:
+                # A combination may have been initialised or stored meanwhile.
+                before = self._read(job.project)
+                record = Record(
                     key={"collab_id": job.project[0], "project_id": job.project[1]},
                     created_at=datetime.now(UTC).isoformat(timespec="seconds"),
                     action=job.action,
                     tags=job.tags,
                     fingerprint=fingerprint,
-                    exports=exports,
+                    layout=layout,
                     connections=before.connections if before else [],
                     results=before.results if before else {},
-                    **outputs.catalogue(tables),
+                    **dict(prepared),
                 )
-            )
+                outputs.publish(folder, _as_json(record))
         log.info(
             "data prepared",
             project="/".join(job.project),
-            rows={meta: len(table.rows) for meta, table in tables.items()},
-            columns={meta: len(table.features) for meta, table in tables.items()},
+            rows={meta: facts["src_count"] for meta, facts in prepared.metadata.items()},
+            columns={meta: len(header.X) for meta, header in prepared.headers.items()},
         )
 
     def _store(
@@ -309,29 +323,21 @@ class Projects:
 
     def _write(self, record: Record) -> None:
         path = self._folder / record.key["collab_id"] / record.key["project_id"] / OPERATIONS
-        outputs.write(path, outputs.as_json(record.model_dump(mode="json")))
+        outputs.write(path, _as_json(record))
 
-
-def _aligned(record: Record, alignments: Alignments, layout: Layout) -> dict[Meta, Aligned]:
-    return {
-        meta: align(outputs.read_export(paths, record.headers[meta], record.action), layout, alignments.get(meta))
-        for meta, paths in record.exports.items()
-    }
-
-
-def _fingerprint(root: Path, job: _Job) -> str:
-    """Identify the job and its files by name, size and times: cheap, and it notices every ordinary change."""
-    seen: list[Any] = [job.action, job.tags.model_dump()]
-    for meta, folders in resolve(root, job.tags).items():
-        for folder in folders:
-            for path in sorted([*folder.rglob("*.csv"), *folder.rglob("*.json")]):
+    def _fingerprint(self, job: _Job) -> str:
+        """Identify the job and its files by name, size and times: cheap, and it notices every ordinary change."""
+        seen: list[Any] = [job.action, job.tags.model_dump(), self._minimum_rows]
+        for meta, folders in resolve(self._data, job.tags).items():
+            for path in [path for folder in folders for path in files.of_tag(folder, "*")]:
                 stat = path.stat()
-                seen.append([meta, str(path.relative_to(root)), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns])
-    return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
+                name = files.shown(self._data, path)
+                seen.append([meta, name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns])
+        return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
 
 
-def _exported(record: Record) -> bool:
-    return all(Path(paths[kind]).exists() for paths in record.exports.values() for kind in ("X", "y", "dataframe"))
+def _as_json(record: Record) -> str:
+    return outputs.as_json(record.model_dump(mode="json"))
 
 
 def _figures(meta: str, values: list[Any]) -> NDArray[np.float64]:

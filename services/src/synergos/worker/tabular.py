@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,61 +11,163 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
 
 from synergos.errors import Invalid
-from synergos.jobs import Action, Meta, Tags
+from synergos.jobs import Action, Layout, Meta
 from synergos.logs import get_logger
+from synergos.worker import files, labels
 from synergos.worker.imputation import Imputer
-from synergos.worker.prepared import LABEL, Prepared
-from synergos.worker.tags import METADATA, resolve
+from synergos.worker.labels import LABEL
+from synergos.worker.prepared import BUCKET, Own, Prepared, Source, Told, drift
 
 SCHEMA = "schema.json"
 CATEGORY = "category"
 _INTEGERS = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 _FLOATS = {"float16", "float32", "float64"}
 _MAX_LEVELS = 1000
-# Below this number of rows a mean describes single rows, so evaluate and predict sets then do not tell it.
-_MIN_ROWS = 10
 
 log = get_logger("worker.tabular")
 
 
-@dataclass(frozen=True)
-class Table(Prepared):
-    """A prepared table.
+class Operations(BaseModel):
+    """What metadata.json may ask for: settings of the original's imputer, accepted and without effect.
 
-    Attributes:
-        frame: the merged and completed rows before one-hot, indexed by `rows`; with `target` if any row has one.
-        schema: column → dtype name, as declared.
-        metadata: what the participant tells about this set: row count, and per column the levels of a category or
-            the mean and population standard deviation of a number.
+    Empty cells are completed from the nearest training rows, which needs neither a seed nor iterations.
     """
 
+    model_config = ConfigDict(extra="forbid")
+
+    seed: Any = None
+    boost_iter: Any = None
+    thread_count: Any = None
+
+
+@dataclass(frozen=True)
+class Table(Source):
+    """The merged and completed rows of one set.
+
+    Attributes:
+        frame: before one-hot.
+        features: column names of `X`.
+        X: shape (rows, features).
+        buckets: one-hot column → `<column>_#other`.
+        filled: column → cells that were not empty.
+    """
+
+    action: Action
     frame: pd.DataFrame
+    labels: list[str]
+    y: NDArray[np.float64]
     schema: dict[str, str]
-    metadata: dict[str, Any]
+    features: list[str]
+    X: NDArray[np.float64]
+    buckets: dict[str, str]
+    filled: dict[str, int]
+    dropped: int
+
+    def counts(self) -> dict[str, int]:
+        """Return the rows of each level of a category."""
+        rows = self.X.sum(axis=0)
+        return {name: int(rows[column]) for column, name in enumerate(self.features) if name in self.buckets}
+
+    def own(self) -> Own:
+        """Return all column names."""
+        return Own(X=self.features, y=self.labels, buckets=self.buckets)
+
+    def tell(self, told: Told, meta: Meta) -> tuple[list[str], dict[str, Any]]:
+        """Return column names, levels that enough rows share in buckets' stead, and the moments of numbers."""
+        places = {
+            name: name if name not in self.buckets or name in told.names else self.buckets[name]
+            for name in self.features
+        }
+        categories: dict[str, Any] = {}
+        numbers: dict[str, Any] = {}
+        for column in sorted(self.filled):
+            facts: dict[str, Any] = {"datatype": self.schema[column], "count": len(self.frame)}
+            if self.schema[column] == CATEGORY:
+                prefix = f"{column}_"
+                own = {places[name] for name, bucket in self.buckets.items() if bucket == prefix + BUCKET}
+                levels = labels.order(name.removeprefix(prefix) for name in own)
+                categories[column] = {**facts, "labels": levels, "unique": len(levels)}
+            else:
+                values = self.frame[column]
+                moments = {"mean": float(values.mean()), "std": float(values.std(ddof=0))}
+                enough = self.filled[column] >= told.minimum_rows
+                numbers[column] = {**facts, **moments} if enough else facts
+        return sorted(set(places.values())), {
+            "features": {"cat_variables": categories, "num_variables": numbers, "misc_variables": {}},
+            "dropped_count": self.dropped,
+            "imputed_count": sum(len(self.frame) - count for count in self.filled.values()),
+        }
+
+    def store(self, path: Path) -> bool:
+        """Write `X` to `path`."""
+        np.save(path, self.X, allow_pickle=False)
+        return True
 
 
-def load(root: Path, tags: Tags, action: Action) -> dict[Meta, Table]:
-    """Read and prepare every set that `tags` name.
+@dataclass(frozen=True)
+class Columns(Prepared):
+    """A stored set. `features`, `X`, `buckets`: see `Table`."""
+
+    action: Action
+    labels: list[str]
+    y: NDArray[np.float64]
+    rows: pd.MultiIndex
+    features: list[str]
+    X: NDArray[np.float64]
+    buckets: dict[str, str]
+
+    def place(self, names: list[str], layout: Layout, keep: NDArray[np.bool_], meta: Meta) -> NDArray[np.float32]:
+        """Return the columns in the order of `names`, scaled; a level without a name counts in its bucket."""
+        places = {name: place for place, name in enumerate(names)}
+        result = np.zeros((int(keep.sum()), len(names)), dtype=np.float32)
+        strange: list[str] = []
+        for column, name in enumerate(self.features):
+            place = places.get(name, places.get(self.buckets.get(name, "")))
+            if place is None:
+                bucket = self.buckets.get(name)
+                strange.append(bucket.removesuffix(f"_{BUCKET}") if bucket else name)
+                continue
+            mean, deviation = layout.scaling.get(name, (0.0, 1.0))
+            with np.errstate(over="ignore"):
+                result[:, place] += ((self.X[keep, column] - mean) / deviation).astype(np.float32)
+        if strange:
+            raise drift(meta, "columns", list(dict.fromkeys(strange)))
+        if not np.isfinite(result).all():
+            name = names[int(np.flatnonzero(~np.isfinite(result).all(axis=0))[0])]
+            raise Invalid(
+                f"Column {name!r} of the {meta} set holds values that are too large for training: rescale it."
+            )
+        return result
+
+
+def load(
+    root: Path, folders: Mapping[Meta, Sequence[Path]], action: Action, minimum_rows: int = 1
+) -> dict[Meta, Source]:
+    """Read and prepare every set.
 
     Empty cells are completed from the nearest training rows. Rows without a label are left out of `train` and
-    `evaluate` and kept in `predict`; no other row is ever dropped.
+    `evaluate` and kept in `predict`; no other row is ever dropped. A column of the training set without any value, or
+    with values in fewer than `minimum_rows` rows, is left out.
 
     Args:
         root: data folder of the participant.
-        tags: data sets per meta; `train` is needed.
+        folders: data sets per meta, `train` among them.
         action: decides how the `target` column is read.
 
     Raises:
         Invalid: a data set that cannot be used; the message names file, column and what would be right.
     """
-    raw = {meta: _Raw.read(root, folders, action, meta) for meta, folders in resolve(root, tags).items()}
+    raw = {meta: _Raw.read(root, each, action, meta) for meta, each in folders.items()}
     _check_kinds(raw)
-    train = raw["train"].features()
+    train = raw["train"].features(minimum_rows)
+    if train.empty:
+        raise Invalid("The train set has no feature column that holds anything.")
     whole = {name for each in raw.values() for name, dtype in each.schema.items() if dtype in _INTEGERS}
     imputer = Imputer(train, whole)
-    return {meta: _prepare(each, imputer, set(train), action, meta) for meta, each in raw.items()}
+    return {meta: _prepare(each, imputer, train, action, meta) for meta, each in raw.items()}
 
 
 @dataclass(frozen=True)
@@ -80,54 +182,26 @@ class _Raw:
     def read(cls, root: Path, folders: Sequence[Path], action: Action, meta: Meta) -> _Raw:
         frames: list[pd.DataFrame] = []
         schema: dict[str, str] = {}
-        for path in [path for folder in folders for path in _tables(root, folder)]:
+        for path in [path for folder in folders for path in files.csvs(root, folder)]:
             declared = _read_schema(root, path.with_name(SCHEMA), action)
             frames.append(_read_table(root, path, declared, meta))
             for name, dtype in declared.items():
-                schema[name] = _common(schema.get(name, dtype), dtype, name, _shown(root, path.with_name(SCHEMA)))
-        frame = pd.concat(frames)
-        if LABEL not in frame or frame[LABEL].isna().all():
-            if meta != "predict":
-                raise Invalid(f"No row of the {meta} set ({_listed(root, folders)}) has a usable label in {LABEL!r}.")
-            frame = frame.drop(columns=LABEL, errors="ignore")
-        dropped = 0
-        if meta != "predict":
-            labelled = frame[LABEL].notna()
-            dropped = int((~labelled).sum())
-            if dropped:
-                log.warning("rows without a label are left out", meta=meta, rows=dropped)
-                frame = frame[labelled]
+                schema[name] = _common(schema.get(name, dtype), dtype, name, files.shown(root, path.with_name(SCHEMA)))
+        frame, dropped = labels.drop_unlabelled(pd.concat(frames), meta, _listed(root, folders))
         return cls(frame, {name: schema[name] for name in frame}, dropped)
 
-    def features(self) -> pd.DataFrame:
-        """Return the feature columns that hold anything."""
-        features = self.frame.drop(columns=LABEL, errors="ignore").dropna(axis=1, how="all")
+    def features(self, minimum_rows: int = 1) -> pd.DataFrame:
+        """Return the feature columns that hold anything in at least so many rows."""
+        features = self.frame.drop(columns=LABEL, errors="ignore")
+        features = features.loc[:, features.notna().sum() >= minimum_rows].copy()
         for name in features:
             if self.schema[name] == CATEGORY:
                 features[name] = features[name].astype(CATEGORY)
         return features
 
 
-def _tables(root: Path, folder: Path) -> list[Path]:
-    """Return the csv files of a tag; folders below it that are tags of their own are left to those."""
-    try:
-        datatype = json.loads((folder / METADATA).read_text("utf-8"))["datatype"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise Invalid(
-            f'{_shown(root, folder / METADATA)} is not usable: it has to be JSON like {{"datatype": "tabular"}}.'
-        ) from None
-    if datatype != "tabular":
-        kinds = "is not supported yet" if datatype in ("image", "text") else "is unknown"
-        raise Invalid(f"{_shown(root, folder / METADATA)}: datatype {datatype!r} {kinds}; 'tabular' is supported.")
-    nested = [path.parent for path in folder.rglob(METADATA) if path.parent != folder]
-    paths = sorted(path for path in folder.rglob("*.csv") if not any(path.is_relative_to(other) for other in nested))
-    if not paths:
-        raise Invalid(f"{_shown(root, folder)} holds no csv file.")
-    return paths
-
-
 def _read_schema(root: Path, path: Path, action: Action) -> dict[str, str]:
-    shown = _shown(root, path)
+    shown = files.shown(root, path)
     if not path.is_file():
         raise Invalid(f'{shown} is missing: it declares each column\'s dtype, for example {{"age": "int32"}}.')
     try:
@@ -152,7 +226,7 @@ def _read_schema(root: Path, path: Path, action: Action) -> dict[str, str]:
 
 
 def _read_table(root: Path, path: Path, schema: dict[str, str], meta: Meta) -> pd.DataFrame:
-    shown = _shown(root, path)
+    shown = files.shown(root, path)
     cells = _read_cells(path, schema, shown)
     header = list(cells)
     empty = {name for name in header if cells[name].isna().all()}
@@ -177,52 +251,36 @@ def _read_table(root: Path, path: Path, schema: dict[str, str], meta: Meta) -> p
 
 def _read_cells(path: Path, schema: dict[str, str], shown: str) -> pd.DataFrame:
     """Read a csv: categories as text, everything else as pandas finds it."""
-    try:
-        first = pd.read_csv(path, header=None, nrows=1, dtype=str, encoding="utf-8-sig", keep_default_na=False)
-        raw = [str(name) for name in first.iloc[0]]
-        header = [name.strip() for name in raw]
-        if "" in header:
-            place = header.index("") + 1
-            raise Invalid(f"{shown}: column {place} has no name; was the file written with an index column?")
-        if twice := sorted({name for name in header if header.count(name) > 1}):
-            raise Invalid(f"{shown}: column {twice[0]!r} appears {header.count(twice[0])} times.")
-        cells = pd.read_csv(
-            path,
-            encoding="utf-8-sig",
-            dtype={name: str for name, own in zip(raw, header, strict=True) if schema.get(own) == CATEGORY},
-            na_values=["?"],
-            skipinitialspace=True,
-            low_memory=False,
+    raw = files.read_header(path, shown)
+    if not schema.keys() & {name.strip() for name in raw}:
+        # A first line of values must not get into the message.
+        raise Invalid(
+            f"{shown} has none of the columns of its {SCHEMA} ({', '.join(schema)}) in its first line: "
+            "the header is missing, or the separator is no comma."
         )
-    except pd.errors.EmptyDataError:
-        raise Invalid(f"{shown} is empty.") from None
-    except (OSError, ValueError) as error:
-        raise Invalid(f"{shown} is not readable as csv: {str(error).strip()}.") from None
-    if cells.empty:
-        raise Invalid(f"{shown} has a header but no rows.")
-    if not isinstance(cells.index, pd.RangeIndex):
-        # That is how pandas takes a first row with more cells than the header.
-        raise Invalid(f"{shown} is not readable as csv: the first row has more cells than the header.")
-    return cells.set_axis(header, axis=1)
+    categories = {name: str for name in raw if schema.get(name.strip()) == CATEGORY}
+    return files.read_cells(path, shown, dtype=categories, na_values=["?"])
 
 
 def _typed(cells: pd.Series[Any], dtype: str, name: str, shown: str) -> pd.Series[Any]:
     if dtype == CATEGORY:
         text = cells.str.strip()
-        # A level keeps its name whether the csv was written from integers or, next to an empty cell, from floats.
-        return text.where(text != "").str.replace(r"^(-?\d+)\.0+$", r"\1", regex=True)
+        return labels.plain(text.where(text != ""))
     numbers = pd.to_numeric(cells, errors="coerce").astype(np.float64)
     numbers = numbers.where(np.isfinite(numbers))
     junk = cells.notna() & numbers.isna()
     if junk.any():
         if numbers.isna().all():
             raise Invalid(
-                f"{shown}: column {name!r} is declared {dtype}, but no cell is a number "
-                f"(the first is {str(cells[junk].iloc[0])!r}): declare it 'category' or correct the file."
+                f"{shown}: column {name!r} is declared {dtype}, but no cell is a number: "
+                "declare it 'category' or correct the file."
             )
         log.warning("cells that are no numbers count as empty", file=shown, column=name, cells=int(junk.sum()))
-    if dtype in _INTEGERS and (parts := numbers[numbers.notna() & (numbers % 1 != 0)]).size:
-        raise Invalid(f"{shown}: column {name!r} is declared {dtype} but holds {parts.iloc[0]}: declare it 'float64'.")
+    if dtype in _INTEGERS and (parts := numbers.index[numbers.notna() & (numbers % 1 != 0)]).size:
+        raise Invalid(
+            f"{shown}: column {name!r} is declared {dtype}, but row {parts[0]} (counted from 0) holds a fraction: "
+            "declare it 'float64'."
+        )
     return numbers
 
 
@@ -248,50 +306,49 @@ def _check_kinds(raw: dict[Meta, _Raw]) -> None:
                 )
 
 
-def _prepare(raw: _Raw, imputer: Imputer, trained: set[str], action: Action, meta: Meta) -> Table:
+def _prepare(raw: _Raw, imputer: Imputer, train: pd.DataFrame, action: Action, meta: Meta) -> Table:
     features = raw.features()
+    if meta == "train":
+        features = train
     # A column that is empty here but not in the training set is missing cells, not a missing column.
-    for name in raw.frame.columns.intersection(sorted(trained - set(features))):
+    for name in raw.frame.columns.intersection(sorted(set(train) - set(features))):
         features[name] = raw.frame[name].astype(CATEGORY if raw.schema[name] == CATEGORY else np.float64)
     if features.empty:
         raise Invalid(f"The {meta} set has no feature column that holds anything.")
-    imputed = int(features.isna().to_numpy().sum())
-    if imputed:
-        log.info("empty cells are completed", meta=meta, cells=imputed)
+    filled = {str(name): int(count) for name, count in features.notna().sum().items()}
+    if gaps := sum(len(features) - count for count in filled.values()):
+        log.info("empty cells are completed", meta=meta, cells=gaps)
         features = imputer.fill(features)
-    X, names = _numbers(features)
-    y, labels = _labels(raw.frame, action)
+    X, names, buckets = _numbers(features)
+    y, classes = labels.encode(raw.frame, action)
     frame = features if LABEL not in raw.frame else features.assign(**{LABEL: raw.frame[LABEL]})
     frame = frame.astype(
         {name: np.int64 for name in frame if raw.schema[name] in _INTEGERS and frame[name].notna().all()}
     )
     return Table(
         action=action,
-        features=names,
-        labels=labels,
-        X=X,
-        y=y,
-        rows=frame.index,
         frame=frame,
+        labels=classes,
+        y=y,
         schema={name: raw.schema[name] for name in frame},
-        metadata={
-            "src_count": len(frame),
-            "_type": "tabular",
-            "features": _describe(features, raw.schema, told=meta == "train" or len(features) >= _MIN_ROWS),
-            "dropped_count": raw.dropped,
-            "imputed_count": imputed,
-        },
+        features=names,
+        X=X,
+        buckets=buckets,
+        filled=filled,
+        dropped=raw.dropped,
     )
 
 
-def _numbers(features: pd.DataFrame) -> tuple[NDArray[np.float64], list[str]]:
+def _numbers(features: pd.DataFrame) -> tuple[NDArray[np.float64], list[str], dict[str, str]]:
+    """Return one-hot columns, their names, and the bucket of each level."""
     columns: dict[str, NDArray[np.float64]] = {}
+    buckets: dict[str, str] = {}
     for name in features:
         column = features[name]
         if column.dtype.name != CATEGORY:
             made = {name: column.to_numpy(dtype=np.float64)}
         else:
-            levels = _order(column.unique())
+            levels = labels.order(column.unique())
             if len(levels) > _MAX_LEVELS:
                 raise Invalid(
                     f"Column {name!r} is a category with {len(levels)} different values, more than {_MAX_LEVELS}: "
@@ -299,49 +356,15 @@ def _numbers(features: pd.DataFrame) -> tuple[NDArray[np.float64], list[str]]:
                 )
             text = column.astype(str).to_numpy()
             made = {f"{name}_{level}": (text == level).astype(np.float64) for level in levels}
-        if both := sorted(columns.keys() & made.keys()):
-            raise Invalid(f"Two columns become one name, {both[0]!r}, after one-hot: rename one of them.")
+            buckets |= dict.fromkeys(made, f"{name}_{BUCKET}")
+        if columns.keys() & made.keys():
+            raise Invalid(
+                f"Two columns become one name after one-hot, {name!r} or a level of it and another: rename one of them."
+            )
         columns |= made
     names = sorted(columns)
-    return np.column_stack([columns[name] for name in names]), names
-
-
-def _labels(frame: pd.DataFrame, action: Action) -> tuple[NDArray[np.float64], list[str]]:
-    if LABEL not in frame:
-        return np.zeros((len(frame), 0)), []
-    target = frame[LABEL]
-    if action == "regress":
-        return target.to_numpy(dtype=np.float64).reshape(-1, 1), [LABEL]
-    text = target if target.dtype == object else target.map("{:.0f}".format, na_action="ignore")
-    classes = _order(text.dropna().unique())
-    return np.column_stack([text == each for each in classes]).astype(np.float64), [f"{LABEL}_{c}" for c in classes]
-
-
-def _order(values: Sequence[Any]) -> list[str]:
-    """Sort by number if every value is one, else by text."""
-    try:
-        return sorted(map(str, values), key=lambda value: (float(value), value))
-    except ValueError:
-        return sorted(map(str, values))
-
-
-def _describe(features: pd.DataFrame, schema: dict[str, str], told: bool) -> dict[str, Any]:
-    categories, numbers = {}, {}
-    for name in sorted(features):
-        column = features[name]
-        facts: dict[str, Any] = {"datatype": schema[name], "count": len(column)}
-        if schema[name] == CATEGORY:
-            levels = _order(column.unique())
-            categories[name] = {**facts, "labels": levels, "unique": len(levels)}
-        else:
-            moments = {"mean": float(column.mean()), "std": float(column.std(ddof=0))}
-            numbers[name] = {**facts, **moments} if told else facts
-    return {"cat_variables": categories, "num_variables": numbers, "misc_variables": {}}
-
-
-def _shown(root: Path, path: Path) -> str:
-    return path.relative_to(root).as_posix()
+    return np.column_stack([columns[name] for name in names]), names, buckets
 
 
 def _listed(root: Path, folders: Sequence[Path]) -> str:
-    return ", ".join(_shown(root, folder) for folder in folders)
+    return ", ".join(files.shown(root, folder) for folder in folders)
