@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import uvicorn
+from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from synergos.errors import Cancelled, FeatureDrift, SynergosError
@@ -36,7 +37,7 @@ from synergos.orchestrator.database import Database
 from synergos.orchestrator.kinds import KINDS
 from synergos.orchestrator.ledger import Ledger
 
-LAYOUT = Layout(X=["age", "sex_0", "sex_1"], y=["target"], scaling={"age": (5.0, 2.0)})
+LAYOUT = Layout(X=["age", "sex_0", "sex_1"], y=["target"], scaling={"age": (5.0, 2.0)}, counts={"target": 80})
 
 
 @dataclass
@@ -160,6 +161,7 @@ class Grid:
     """A running orchestrator with its engine and a view into its database."""
 
     url: str
+    app: FastAPI
     engine: FakeEngine
     database: Database
     root: Path
@@ -202,9 +204,10 @@ def listening(app: ASGIApp) -> Iterator[str]:
 def running(root: Path) -> Iterator[Grid]:
     """Run an orchestrator whose files are below `root`."""
     engine, url = FakeEngine(), f"sqlite:///{root / 'database.db'}"
-    with listening(create_app(engine, url, root / "jobs.lock")) as address:
+    app = create_app(engine, url, root / "jobs.lock")
+    with listening(app) as address:
         database = Database(url)
-        yield Grid(address, engine, database, root)
+        yield Grid(address, app, engine, database, root)
         engine.gate.set()
         database.close()
 

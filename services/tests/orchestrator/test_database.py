@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 
 from synergos.errors import Invalid, NotFound
 from synergos.orchestrator.database import METADATA, Database
 from synergos.orchestrator.kinds import COLLABORATION, PROJECT, RUN
+from synergos.orchestrator.ledger import Ledger
 
 C1 = {"collab_id": "c1"}
 
@@ -38,6 +41,23 @@ def test_migrating_again_keeps_everything(tmp_path: Path) -> None:
     second.migrate()
     with second.read() as records:
         assert records.get(COLLABORATION, C1) == stored
+
+
+def test_a_database_of_the_first_version_keeps_everything(tmp_path: Path) -> None:
+    config = Config()
+    config.set_main_option("script_location", "synergos.orchestrator:migrations")
+    with sa.create_engine(url(tmp_path)).begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.exec_driver_sql(
+            "INSERT INTO Collaboration (collab_id, created_at, body) VALUES ('c1', '2026-01-31 12:00:00', '{\"x\": 1}')"
+        )
+    database = Database(url(tmp_path))
+    database.migrate()
+    with database.write() as records:
+        [record] = records.select(COLLABORATION)
+        assert (record.key, record.body, record.created_at.year) == (C1, {"x": 1}, 2026)
+        assert Ledger(records).add("align", {**C1, "project_id": "p1"}, {}).state == "queued"
 
 
 def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -67,7 +68,7 @@ def test_the_sequence_of_the_notebooks(client: PlainClient, grid: Grid) -> None:
         {"X": [], "y": []},
         {"X": [], "y": []},
     )
-    assert alignment["layout"]["X"] == LAYOUT.X
+    assert alignment["layout"] == json.loads(LAYOUT.model_dump_json())
     # The experiment was fitted in place.
     assert client.ok("GET", EXPERIMENT)["model"][0]["structure"] == {"in_features": 3, "out_features": 1}
 
@@ -79,6 +80,13 @@ def test_the_sequence_of_the_notebooks(client: PlainClient, grid: Grid) -> None:
         "local_2": "worker_2",
     }
     assert model["global"]["loss_history"] == "/orchestrator/outputs/c1/p1/e1/r1/global_loss_history.json"
+
+    assert {name: model["global"][name] for name in ("rounds", "best_round", "left_out", "checkpoints")} == {
+        "rounds": 2,
+        "best_round": 1,
+        "left_out": [],
+        "checkpoints": ["/orchestrator/outputs/c1/p1/e1/r1/checkpoints/round_2.pt"],
+    }
 
     validations = answers["validations.get"]["data"]
     assert [record["key"]["participant_id"] for record in validations] == ["worker_1", "worker_2"]
@@ -97,10 +105,11 @@ def test_the_sequence_of_the_notebooks(client: PlainClient, grid: Grid) -> None:
 
 def test_what_the_engine_is_given(client: PlainClient, grid: Grid) -> None:
     register(client)
-    client.ok("PUT", RUN, {"batch_size": None, "momentum": 0.9})
+    settings = {"momentum": 0.9, "class_weights": [1, 2.5], "min_participants": 1, "grace": 5, "checkpoints": 2}
+    client.ok("PUT", RUN, {"batch_size": None, **settings})
     train(client)
     job = grid.engine.jobs[-1][1]
-    assert job.parameters == {"rounds": 2, "criterion": "MSELoss", "momentum": 0.9}
+    assert job.parameters == {"rounds": 2, "criterion": "MSELoss", **settings}
     assert job.model[0]["structure"]["in_features"] == 3
     assert job.model[0]["activation"] is None
     node = job.parties[1].node

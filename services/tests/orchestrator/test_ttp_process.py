@@ -10,25 +10,27 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from grid_double import PlainClient, register, registration
+from grid_double import EXPERIMENT, PlainClient, register, registration
 
 from synergos import __version__, cli
+from synergos.orchestrator.database import Database
+from synergos.orchestrator.ledger import Ledger
 from synergos.orchestrator.queue import exclusive
 
 REST = "http://127.0.0.1:5000"
 
 
-def command(root: Path, *arguments: str) -> dict[str, Any]:
+def command(root: Path, *arguments: str, program: Sequence[str] = ("-m", "synergos.ttp"), **env: str) -> dict[str, Any]:
     return {
-        "args": [sys.executable, "-m", "synergos.ttp", *arguments],
-        "env": {**os.environ, "SYNERGOS_ROOT": str(root)},
+        "args": [sys.executable, *program, *arguments],
+        "env": {**os.environ, "SYNERGOS_ROOT": str(root), **env},
         "stdout": subprocess.PIPE,
         "stderr": subprocess.PIPE,
         "text": True,
@@ -36,8 +38,8 @@ def command(root: Path, *arguments: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def ttp(root: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(**command(root, *arguments)) as process:
+def ttp(root: Path, *arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(**command(root, *arguments, **options)) as process:
         try:
             deadline = time.monotonic() + 60
             while not _healthy():
@@ -104,8 +106,55 @@ def test_stop_during_a_job(tmp_path: Path) -> None:
         _, seconds = stop(process)
         connection.close()
         assert seconds < 15
-        with contextlib.suppress(httpx.TransportError):
-            assert waiting.result().is_error
+        refused = waiting.result()
+        assert (refused.status_code, "goes on at its start" in refused.json()["message"]) == (503, True)
+
+
+def test_jobs_of_a_killed_process_go_on(tmp_path: Path) -> None:
+    program = [str(Path(__file__).with_name("ttp_double.py"))]
+    models = "train/collaborations/c1/projects/p1/models"
+
+    def jobs() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = PlainClient(REST).ok("GET", "jobs")
+        return found
+
+    def until(states: list[str]) -> None:
+        deadline = time.monotonic() + 30
+        while [job["state"] for job in jobs()] != states:
+            assert time.monotonic() < deadline, jobs()
+            time.sleep(0.05)
+
+    with ThreadPoolExecutor() as pool, ttp(tmp_path, program=program, HOLD="r2") as process:
+        client = PlainClient(REST)
+        register(client)
+        client.ok("POST", f"{EXPERIMENT}/runs", {"run_id": "r2"})
+        client.ok("POST", f"{EXPERIMENT}/runs", {"run_id": "r3"})
+        client.ok("POST", "train/collaborations/c1/projects/p1/alignments", {})
+        first = pool.submit(PlainClient(REST), "POST", models, {})
+        until(["done", "running"])
+        second = pool.submit(PlainClient(REST), "POST", f"{models}/e1/r1", {})
+        until(["done", "running", "queued"])
+        while (tmp_path / "trained").read_text() != "r1\nr2\n":
+            time.sleep(0.05)
+        before = jobs()
+        assert [item["run_id"] for item in before[1]["progress"]["finished"]] == ["r1"]
+        process.kill()
+        for answer in (first, second):
+            with pytest.raises(httpx.TransportError):
+                answer.result()
+    with ttp(tmp_path, program=program) as process:
+        until(["done", "done", "done"])
+        assert [job["job_id"] for job in jobs()] == [job["job_id"] for job in before]
+        # r1 was finished by the first job; the second one trains it in its own right, and last.
+        assert (tmp_path / "trained").read_text().split() == ["r1", "r2", "r2", "r3", "r1"]
+        job = client.ok("GET", f"jobs/{before[1]['job_id']}")
+        assert [(item["run_id"], item["round"]) for item in job["progress"]["rounds"]] == [
+            (run, number) for run in ("r1", "r2", "r3") for number in (1, 2)
+        ]
+        assert job["started_at"] == before[1]["started_at"]
+        assert len(client.ok("GET", models)) == 3
+        log, _ = stop(process)
+    assert sum(entry["event"] == "job taken up again" for entry in log) == 2
 
 
 def test_a_taken_port_is_named(tmp_path: Path) -> None:
@@ -129,6 +178,8 @@ def test_reset(tmp_path: Path) -> None:
     with ttp(tmp_path) as process:
         client = PlainClient(REST)
         register(client)
+        with Database(f"sqlite:///{tmp_path / 'data' / 'database.db'}").write() as records:
+            Ledger(records).add("align", {"collab_id": "c1", "project_id": "p1"}, {})
         model = tmp_path / "outputs" / "c1" / "p1" / "global_model.pt"
         model.parent.mkdir(parents=True)
         model.write_bytes(b"weights")
@@ -146,6 +197,7 @@ def test_reset(tmp_path: Path) -> None:
             "2 Participant records",
             "2 Registration records",
             "2 Tag records",
+            "1 Job record",
             str(tmp_path / "outputs" / "c1"),
             str(tmp_path / "outputs" / "loose file"),
         ]

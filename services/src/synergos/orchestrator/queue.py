@@ -15,7 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,6 +83,7 @@ class Task:
         self.ended = threading.Event()
         self.cancelled: str | None = None
         self._lock = threading.Lock()
+        self._flush_lock = threading.Lock()
         self._rounds: deque[Body] = deque(rounds, KEPT_ROUNDS)
         self._fresh: deque[Body] = deque(maxlen=KEPT_ROUNDS)
 
@@ -130,6 +131,7 @@ class Task:
     @contextmanager
     def finishing(self) -> Iterator[Records]:
         """Open the transaction that stores the results of the combination under way and notes it as finished."""
+        self.flush()
         finished = [*self.job.finished, *([self.job.current] if self.job.current else [])]
         with self.writing() as records:
             yield records
@@ -138,18 +140,19 @@ class Task:
 
     def flush(self) -> None:
         """Store the rounds that are not stored yet; what cannot be stored is kept for the next time."""
-        with self._lock:
-            fresh = list(self._fresh)
-        if not fresh:
-            return
-        with self.database.write() as records:
-            Ledger(records).add_rounds(self.job.job_id, fresh)
-            Ledger(records).got_on(self.job.job_id)
-        self.job.attempts = 0
-        with self._lock:
-            for item in fresh:
-                if self._fresh and self._fresh[0] is item:
-                    self._fresh.popleft()
+        with self._flush_lock:
+            with self._lock:
+                fresh = list(self._fresh)
+            if not fresh:
+                return
+            with self.database.write() as records:
+                Ledger(records).add_rounds(self.job.job_id, fresh)
+                Ledger(records).got_on(self.job.job_id)
+            self.job.attempts = 0
+            with self._lock:
+                for item in fresh:
+                    if self._fresh and self._fresh[0] is item:
+                        self._fresh.popleft()
 
     def rounds(self) -> list[Body]:
         """Return the newest rounds, in order."""
@@ -209,7 +212,7 @@ class JobQueue:
                 _settle(task, error=Stopped(f"The TTP is being stopped: job {task.job.job_id} goes on at its start."))
         if running is not None:
             # A stop is no fault of the job.
-            with self._database.write() as records:
+            with suppress(StorageFailure), self._database.write() as records:
                 Ledger(records).got_on(running.job.job_id)
 
     async def run(self, process: Process, ids: Mapping[str, str | None], order: Body) -> list[Body]:
