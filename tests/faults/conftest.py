@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,7 +82,8 @@ def reference(grid: harness.Grid) -> Reference:
 
 @pytest.fixture(autouse=True)
 def afterwards(grid: harness.Grid, reference: Reference, request: pytest.FixtureRequest) -> Iterator[None]:
-    """Behind every test: what was done is still there, the workers are free, and a next run ends as it should."""
+    """Behind every test: what was done is still there, the workers are free, a next run works, no log shows a crash."""
+    began = int(time.time())
     yield
     name = request.node.name.replace("[", "-").replace("]", "")
     grid.idle()
@@ -92,6 +94,9 @@ def afterwards(grid: harness.Grid, reference: Reference, request: pytest.Fixture
         "validation": grid.validation(reference.project_id, "long"),
     }.items():
         assert work.figures() == reference.figures[moment]
+    for name in (harness.TTP, *harness.WORKERS.values()):
+        log = grid.container(name).logs(since=began).decode()
+        assert "Traceback" not in log, f"{name}: {log[log.index('Traceback') :][:3000]}"
 
 
 def report(*cells: str) -> None:
