@@ -1,87 +1,65 @@
-"""The peer of a federated round: a worker without Flower, sessions or checks that carries the same bytes.
-
-`python plain.py ADDRESS PORT EXAMPLE PARTICIPANT` serves two routes for one participant of the example:
-`/echo` answers with what it was sent; `/round` evaluates the weights it was sent, trains as a worker does, and answers
-with the new weights. A body is the weights as raw float32, padded to the length of a federated message.
-"""
+"""The peers' training, written plainly: torch and NumPy, nothing of ours. A Flower app carries this file along."""
 
 from __future__ import annotations
 
-import asyncio
-import sys
-from pathlib import Path
-
 import numpy as np
 import torch
-import uvicorn
-from fastapi import FastAPI, Request, Response
-from synergos.demo.compare import Study
-from synergos.demo.settings import Settings
-from synergos.federation import training
-from synergos.federation.layers import Network
+from numpy.typing import NDArray
+from torch import nn
+
+LR = 1e-4
+Rows = dict[str, NDArray[np.float32]]
+Weights = NDArray[np.float32]
 
 
-def settings(example: Path) -> Settings:
-    """Return settings with the two participants of `example`; their addresses do not matter here."""
-    names = ("worker_1", "worker_2")
-    participants = [
-        {"participant_id": name, "host": "localhost", "data": f"data{number}"} for number, name in enumerate(names, 1)
-    ]
-    return Settings.model_validate(
-        {"host": "localhost", "project_id": example.name, "example": example, "participants": participants}
-    )
+class Plain:
+    """A network of two hidden layers and its optimiser.
 
+    Args:
+        features: inputs.
+        hidden: width of both hidden layers.
+    """
 
-def create_app(example: Path, participant: str) -> FastAPI:
-    """Return the application over one participant's rows."""
-    study = Study.of(settings(example))
-    own = study.sets[participant]
-    objective = study.objective(own["train"].split)
-    train, evaluate = (training.Labelled.of(own[meta].split, objective, meta) for meta in ("train", "evaluate"))
-    network = Network(study.model)
-    app = FastAPI()
-
-    def work(raw: bytes) -> bytes:
-        weights = network.state_dict()
-        size = 4 * sum(weight.numel() for weight in weights.values())
-        flat, start = torch.from_numpy(np.frombuffer(raw[:size], dtype=np.float32).copy()), 0
-        for weight in weights.values():
-            weight.copy_(flat[start : start + weight.numel()].view_as(weight))
-            start += weight.numel()
-        training.evaluate(network, evaluate, objective)
-        training.fit(
-            network,
-            train,
-            study.parameters,
-            objective,
-            training.Turn(1, 2),
-            mu=0.0,
-            is_open=lambda: True,
+    def __init__(self, features: int, hidden: int) -> None:
+        torch.manual_seed(42)
+        self._network = nn.Sequential(
+            nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1)
         )
-        trained = b"".join(weight.numpy().tobytes() for weight in network.state_dict().values())
-        return trained + raw[size:]
+        self._optimizer = torch.optim.SGD(self._network.parameters(), lr=LR)
+        self.size = sum(weight.numel() for weight in self._network.parameters())
 
-    @app.get("/health")
-    async def health() -> dict[str, str]:
-        return {"status": "ok"}
+    @property
+    def weights(self) -> Weights:
+        """All weights, one after the other."""
+        return np.concatenate([weight.detach().numpy().ravel() for weight in self._network.parameters()])
 
-    @app.post("/echo")
-    async def echo(request: Request) -> Response:
-        return Response(await request.body())
+    def turn(self, weights: Weights, rows: Rows) -> tuple[Weights, float]:
+        """Evaluate `weights`, train them for one epoch over all rows at once; return the new ones and the loss.
 
-    @app.post("/round")
-    async def one_round(request: Request) -> Response:
-        return Response(await asyncio.to_thread(work, await request.body()))
+        Args:
+            rows: `train_X`, `train_y`, `evaluate_X`, `evaluate_y`.
+        """
+        with torch.no_grad():
+            flat, start = torch.from_numpy(weights), 0
+            for weight in self._network.parameters():
+                weight.copy_(flat[start : start + weight.numel()].view_as(weight))
+                start += weight.numel()
+            self._loss(rows, "evaluate").item()
+        self._optimizer.zero_grad()
+        loss = self._loss(rows, "train")
+        loss.backward()
+        self._optimizer.step()
+        return self.weights, loss.item()
 
-    return app
+    def _loss(self, rows: Rows, meta: str) -> torch.Tensor:
+        X, y = (torch.from_numpy(rows[f"{meta}_{side}"]) for side in "Xy")
+        return nn.functional.mse_loss(self._network(X), y)
 
 
-def main() -> None:
-    """Serve until terminated."""
-    _, address, port, example, participant = sys.argv
-    app = create_app(Path(example), participant)
-    uvicorn.run(app, host=address, port=int(port), log_level="warning", access_log=False)
-
-
-if __name__ == "__main__":
-    main()
+def mean(parts: list[Weights]) -> Weights:
+    """Return the average of the participants' weights, who have as many rows each."""
+    total = parts[0].copy()
+    for part in parts[1:]:
+        total += part
+    total /= len(parts)
+    return total
