@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -192,7 +193,7 @@ def test_errors_that_raise(grid: Grid) -> None:
     with pytest.raises(DriverError, match=r"127\.0\.0\.1:1/ttp/train") as caught:
         closed.read("c1", "p1")
     assert caught.value.status is None
-    with pytest.raises(httpx.ConnectError):
+    with pytest.raises(httpx.ConnectError, match=r"GET http://127\.0\.0\.1:1/ttp/train.*: .*refused"):
         ModelTask("http://127.0.0.1:1").read("c1", "p1")
 
 
@@ -209,6 +210,40 @@ def test_waiting(driver: Driver, grid: Grid) -> None:
     training.join()
     with pytest.raises(DriverError, match="403: Optimization"):
         driver.optimizations.wait("c1", "p1", "e1", timeout=20)
+
+
+def test_jobs(driver: Driver, grid: Grid) -> None:
+    describe(driver)
+    driver.alignments.create(**KEYS)
+    grid.engine.gate.clear()
+    replies: list[dict[str, Any]] = []
+    training = threading.Thread(target=lambda: replies.append(driver.models.create(**RUN)))
+    training.start()
+    while not driver.jobs.read_all(**RUN, state="running")["data"]:
+        time.sleep(0.01)
+    followed = driver.jobs.follow(run_id="r1", interval=0.01)
+    first = next(followed)
+    assert (first["process"], first["state"]) == ("train", "running")
+    validating = threading.Thread(target=lambda: replies.append(driver.validations.create(**KEYS)))
+    validating.start()
+    while not (queued := driver.jobs.read_all(state="queued", process="validate")["data"]):
+        time.sleep(0.01)
+    assert queued[0]["place"] == 1
+    assert driver.jobs.delete(queued[0]["job_id"])["data"]["state"] == "cancelled"
+    validating.join()
+    grid.engine.gate.set()
+    *_, last = followed
+    training.join()
+    assert (last["state"], len(last["progress"]["rounds"])) == ("done", 2)
+    assert last == driver.jobs.read(last["job_id"])["data"]
+    assert [reply["status"] for reply in replies] == [409, 200]
+    assert [job["process"] for job in driver.jobs.read_all(**KEYS)["data"]] == ["align", "train", "validate"]
+    # As for every other resource, an error is an answer; only following needs a job.
+    assert driver.jobs.delete(last["job_id"])["status"] == 409
+    assert driver.jobs.read("nix")["status"] == 404
+    for missing in ({"job_id": "nix"}, {"run_id": "nix"}):
+        with pytest.raises(DriverError, match="404: "):
+            next(driver.jobs.follow(**missing))
 
 
 def test_ids_are_quoted(driver: Driver) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from synergos.driver.base import DriverError, Task
-from synergos.driver.jobs import AlignmentTask, ModelTask, OptimizationTask, PredictionTask, ValidationTask
+from synergos.driver.jobs import AlignmentTask, JobTask, ModelTask, OptimizationTask, PredictionTask, ValidationTask
 from synergos.driver.records import (
     CollaborationTask,
     ExperimentTask,
@@ -28,6 +28,7 @@ __all__ = [
     "Driver",
     "DriverError",
     "ExperimentTask",
+    "JobTask",
     "ModelTask",
     "OptimizationTask",
     "ParticipantTask",
@@ -130,3 +131,8 @@ class Driver:
     def predictions(self) -> PredictionTask:
         """Predictions for a participant's `predict` data."""
         return PredictionTask(self.address, **self._options)
+
+    @property
+    def jobs(self) -> JobTask:
+        """What the grid does and did: queue, progress, reasons; cancellation."""
+        return JobTask(self.address, **self._options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import httpx
 
@@ -102,8 +102,8 @@ class Task:
                 raise TimeoutError(f"No data after {timeout:g} s: {reply.get('message', 'the answer is empty')}")
             time.sleep(interval)
 
-    def _get(self, path: str) -> Reply:
-        return self._call("GET", path, None, self._timeout)
+    def _get(self, path: str, **query: str) -> Reply:
+        return self._call("GET", f"{path}?{urlencode(query)}" if query else path, None, self._timeout)
 
     def _post(self, path: str, payload: Mapping[str, Any]) -> Reply:
         return self._call("POST", path, payload, self._timeout)
@@ -122,9 +122,11 @@ class Task:
         try:
             response = self._client.request(verb, f"{self.address}{path}", json=payload, timeout=timeout)
         except httpx.TransportError as error:
+            # The library names the failure, but not the address.
+            what = f"{verb} {self.address}{path}: {str(error) or type(error).__name__}"
             if self._raise_on_error:
-                raise DriverError(None, f"{verb} {self.address}{path}: {error or type(error).__name__}") from error
-            raise
+                raise DriverError(None, what) from error
+            raise type(error)(what, request=error.request) from error
         if self._raise_on_error and response.is_error:
             raise DriverError(response.status_code, _message(response))
         reply: Reply = response.json()

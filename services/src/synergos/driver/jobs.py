@@ -1,10 +1,14 @@
-"""Tasks of phases 2 and 3: what the grid computes."""
+"""Tasks of phases 2 and 3: what the grid computes, and the jobs in which it does."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from typing import Any
 
-from synergos.driver.base import Reply, Task, join, scope
+import httpx
+
+from synergos.driver.base import DriverError, Reply, Task, join, scope
 
 
 class AlignmentTask(Task):
@@ -171,6 +175,68 @@ class PredictionTask(Task):
         """Return predictions."""
         ids = scope(project_id=project_id, expt_id=expt_id, run_id=run_id)
         return self._get(_predictions(participant_id, collab_id, *ids))
+
+
+class JobTask(Task):
+    """What the grid does and did: every alignment, training, validation and prediction is a job.
+
+    A job has a `job_id`, its `process` (align, train, validate, predict), a `state` (queued, running, done, failed,
+    cancelled), a `place` while it waits, a `reason` if it failed or was cancelled, and `progress`.
+    """
+
+    def read_all(self, **filters: str) -> Reply:
+        """Return jobs, oldest first, without the rounds of their trainings.
+
+        Args:
+            filters: `collab_id`, `project_id`, `expt_id`, `run_id`: ids that the request named; `process`; `state`.
+        """
+        return self._get("/ttp/jobs", **filters)
+
+    def read(self, job_id: str) -> Reply:
+        """Return one job; `data.progress.rounds` lists the rounds of its trainings."""
+        return self._get(_job(job_id))
+
+    def delete(self, job_id: str) -> Reply:
+        """Cancel a job that waits or runs; answered when it has ended. Its record stays."""
+        return self._delete(_job(job_id))
+
+    def follow(self, job_id: str | None = None, *, interval: float = 1.0, **filters: str) -> Iterator[Reply]:
+        """Yield a job (`data` of `read`) whenever it changed, until it has ended.
+
+        for job in driver.jobs.follow(project_id="my_project"):
+            print(job["state"], len(job["progress"]["rounds"]), job.get("reason", ""))
+
+        Args:
+            job_id: the job; without it, the newest that `filters` match, see `read_all`.
+            interval: seconds between two requests.
+
+        Raises:
+            DriverError: there is no such job.
+        """
+        if job_id is None:
+            found = _data(self.read_all(**filters))
+            if not found:
+                raise DriverError(404, f"No job matches {filters}.")
+            job_id = str(found[-1]["job_id"])
+        last: Reply = {}
+        while True:
+            job: Reply = _data(self.read(job_id))
+            if job != last:
+                yield job
+            if job["state"] not in ("queued", "running"):
+                return
+            last = job
+            time.sleep(interval)
+
+
+def _data(reply: Reply) -> Any:
+    if reply.get("status") != httpx.codes.OK:
+        raise DriverError(reply.get("status"), str(reply.get("message", reply)))
+    return reply["data"]
+
+
+def _job(job_id: str) -> str:
+    return join("ttp", "jobs", job_id)
 
 
 def _flags(auto_align: bool, dockerised: bool, verbose: bool, log_msgs: bool) -> dict[str, bool]:
