@@ -317,8 +317,9 @@ class RunChanges(Changes):
         ),
     ] = _UNSET
     checkpoints: Annotated[
-        Integer,
+        int,
         Field(ge=0, description="Rounds between two checkpoints that are kept; 0, as if absent: none is kept."),
+        BeforeValidator(_whole),
     ] = _UNSET
     reduction: Literal["none", "mean", "sum"] = _UNSET
     mode: Literal["triangular", "triangular2", "exp_range"] = _UNSET
