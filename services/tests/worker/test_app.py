@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,9 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from heart import HEART, Write
+from pictures import draw, numbered
 
-from synergos.errors import NotFound
+from synergos.errors import Invalid, NotFound
 from synergos.federation.sessions import Sessions
 from synergos.jobs import Tags
 from synergos.worker.app import create_app
@@ -386,3 +388,80 @@ def test_a_full_disk_leaves_the_earlier_poll_usable(
     assert [path.name for path in (worker.outputs / "c/p").iterdir() if path.name.startswith(".")] == []
     assert worker.ask(heart_tags).status_code == 201
     assert worker.initialise(heart_tags).status_code == 201
+
+
+def test_a_cycle_with_images(worker: Worker, root: Path) -> None:
+    tags = Tags(train=[numbered(root, "s/train", 6)], predict=[numbered(root, "s/predict", 2, size=(3, 3))])
+    polled = worker.poll(tags)
+    assert [polled["metadata"][meta]["pixel_height"] for meta in ("train", "predict")] == [4, 3]
+    assert worker.ask(tags).status_code == 201
+    draw(4, 5, 99).save(root / "s/predict/0.png")
+    assert worker.poll(tags)["metadata"]["predict"]["pixel_height"] == 4
+
+    layout = {"datatype": "image", "shape": [1, 4, 5], "y": ["target_a", "target_b"]}
+    assert worker.initialise(tags, layout=layout).status_code == 201
+    session = worker.sessions.get(("c", "p", "e", "r"))
+    assert session.data["predict"].X.shape == (2, 1, 4, 5)
+    session.record("predict", np.array([1, 0]), np.array([[0.75], [0.25]]))
+    csv = (worker.outputs / "c/p/e/r/predict/inference_results_predict.csv").read_text()
+    assert csv == "file,row,prediction,score,target\ns/predict/0.png,0,b,0.75,a\ns/predict/1.png,1,a,0.75,b\n"
+    layout["shape"] = [3, 4, 5]
+    reply = worker.initialise(tags, layout=layout)
+    assert reply.status_code == 403 and "use_grayscale" in reply.json()["message"]
+
+
+def test_a_cycle_with_texts(worker: Worker, write: Write) -> None:
+    metadata = {"datatype": "text", "operations": {}}
+    train = write("t/train", "text,target\n" + "sun shines,warm\nsnow falls,cold\n" * 3, None, metadata)
+    predict = write("t/predict", "text\nthe sun\nsnow and hail\n", None, metadata)
+    tags = Tags(train=[train], predict=[predict])
+    polled = worker.poll(tags)
+    assert polled["headers"]["predict"] == {"X": ["#other", "fall", "shine", "snow", "sun"], "y": []}
+    layout = {"datatype": "text", "X": ["#other", "snow", "sun"], "y": ["target_cold", "target_warm"]}
+    assert worker.initialise(tags, layout=layout).status_code == 201
+    session = worker.sessions.get(("c", "p", "e", "r"))
+    assert (session.data["predict"].X > 0).tolist() == [[False, False, True], [True, True, False]]
+    session.record("predict", np.array([1, 0]), np.array([[0.75], [0.25]]))
+    csv = (worker.outputs / "c/p/e/r/predict/inference_results_predict.csv").read_text()
+    assert csv == "file,row,prediction,score\nt/predict/data.csv,0,warm,0.75\nt/predict/data.csv,1,cold,0.75\n"
+
+
+def test_a_disk_that_fills_while_images_are_written(worker: Worker, root: Path) -> None:
+    small = Tags(train=[numbered(root, "s/small", 6)])
+    large = Tags(train=[numbered(root, "s/large", 6, size=(30, 30))])
+    worker.poll(small)
+    assert worker.initialise(small, layout={"shape": [1, 4, 5]}).status_code == 201
+    before = {path: path.read_bytes() for path in worker.outputs.rglob("*") if path.is_file()}
+    # A file that may not grow beyond the limit fails as on a full disk.
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, unlimited[1]))
+    try:
+        assert worker.ask(large).status_code == 202
+        polled = worker.wait(large)
+        padded = worker.initialise(small, "c/p/e/r2", layout={"shape": [1, 50, 50]})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert polled.status_code == padded.status_code == 417
+    folder = worker.outputs / "c/p"
+    assert polled.json()["message"].startswith(
+        f"The worker cannot write {folder}/.preprocessing.new/preprocessed_X_train"
+    )
+    assert padded.json()["message"].startswith(f"The worker cannot write {folder}/preprocessing/aligned_")
+    assert {path: path.read_bytes() for path in worker.outputs.rglob("*") if path.is_file()} == before
+    assert worker.initialise(small, "c/p/e/r3", layout={"shape": [1, 50, 50]}).status_code == 201
+
+
+def test_results_that_cannot_be_written_change_nothing(worker: Worker, heart_tags: Tags) -> None:
+    worker.poll(heart_tags)
+    worker.initialise(heart_tags)
+    session = worker.sessions.get(("c", "p", "e", "r"))
+    session.record("predict", np.zeros(12, dtype=np.int64), np.full((12, 1), 0.25))
+    before = {path: path.read_bytes() for path in worker.outputs.rglob("*") if path.is_file()}
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, unlimited[1]))
+    try:
+        with pytest.raises(Invalid, match=r"cannot write .*/c/p/e/r/predict/inference_predictions_predict.txt"):
+            session.record("predict", np.ones(12, dtype=np.int64), np.full((12, 1), 0.75))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert {path: path.read_bytes() for path in worker.outputs.rglob("*") if path.is_file()} == before

@@ -87,7 +87,7 @@ def prepare(
     result = Preparation(headers={}, schemas={}, metadata={}, own={}, exports={})
     for meta, each in sets.items():
         names, facts = each.tell(told, meta)
-        label_names = [name for name in each.labels if action == "regress" or name in told.names]
+        label_names = [name for name in each.labels if action == "regress" or name in told.y]
         if each.labels and not label_names and meta != "predict":
             raise Invalid(
                 f"No class has {minimum_rows} rows or more in the sets of this participant (--minimum-rows): "
@@ -97,8 +97,7 @@ def prepare(
         result.schemas[meta] = each.schema
         result.metadata[meta] = {"src_count": len(each.frame), "_type": _KINDS[type(each)], **facts}
         if action == "classify" and meta == "train":
-            rows_of = dict(zip(each.labels, each.y.sum(axis=0).astype(int).tolist(), strict=True))
-            result.metadata[meta]["classes"] = {name: rows_of[name] for name in label_names}
+            result.metadata[meta]["classes"] = {n: rows for n, rows in _classes(each).items() if n in told.y}
         result.own[meta] = each.own()
         result.exports[meta] = _store(each, folder, final or folder, meta)
     (folder / "catalogue.json").write_text(as_json(result.told()))
@@ -165,18 +164,26 @@ def _describe(root: Path, path: Path) -> tuple[str, BaseModel]:
         known = ", ".join(model.model_fields)
         if wrong["type"] == "extra_forbidden":
             raise Invalid(f"{shown}: unknown operation {wrong['loc'][0]!r}; {datatype} data takes {known}.") from None
-        name = ".".join(str(step) for step in wrong["loc"][:1]) or "operations"
-        raise Invalid(f"{shown}: {name}: {wrong['msg'][:1].lower()}{wrong['msg'][1:]}.") from None
+        if not wrong["loc"]:
+            raise Invalid(f"{shown}: operations has to be an object of names and values.") from None
+        text = wrong["msg"].removeprefix("Value error, ")
+        raise Invalid(f"{shown}: {wrong['loc'][0]}: {text[:1].lower()}{text[1:]}.") from None
 
 
 def _told(sets: Iterable[Source], minimum_rows: int, layout: Layout) -> Told:
-    rows: Counter[str] = Counter()
+    features: Counter[str] = Counter()
+    classes: Counter[str] = Counter()
     for each in sets:
-        rows.update(each.counts())
+        features.update(each.counts())
         if each.action == "classify":
-            rows.update(dict(zip(each.labels, each.y.sum(axis=0).astype(int).tolist(), strict=True)))
-    shared = {name for name, count in rows.items() if count >= minimum_rows}
-    return Told(minimum_rows, frozenset(shared | {*layout.X, *layout.y}))
+            classes.update(_classes(each))
+    X, y = ({name for name, rows in counted.items() if rows >= minimum_rows} for counted in (features, classes))
+    return Told(minimum_rows, frozenset(X.union(layout.X)), frozenset(y.union(layout.y)))
+
+
+def _classes(source: Source) -> dict[str, int]:
+    """Return label name → rows."""
+    return dict(zip(source.labels, source.y.sum(axis=0).astype(int).tolist(), strict=True))
 
 
 def _store(source: Source, folder: Path, final: Path, meta: Meta) -> dict[str, str]:

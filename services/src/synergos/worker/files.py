@@ -39,8 +39,10 @@ def read_header(path: Path, name: str) -> list[str]:
     if "" in header:
         place = header.index("") + 1
         raise Invalid(f"{name}: column {place} has no name; was the file written with an index column?")
-    if twice := sorted({each for each in header if header.count(each) > 1}):
-        raise Invalid(f"{name}: column {twice[0]!r} appears {header.count(twice[0])} times.")
+    # Without a header the first line holds values, which must not get into a message.
+    if twice := [place for place, each in enumerate(header) if each in header[:place]]:
+        first = header.index(header[twice[0]]) + 1
+        raise Invalid(f"{name}: columns {first} and {twice[0] + 1} have the same name.")
     return raw
 
 

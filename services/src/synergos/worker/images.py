@@ -7,13 +7,13 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from synergos.errors import FeatureDrift, Invalid
 from synergos.jobs import Action, Layout, Meta
@@ -27,7 +27,7 @@ MAPPING = "mapping.csv"
 NAME = "image"
 # Pixels that one image may have: what a decoder is ready to unpack from a small file is bounded by this.
 _MAX_PIXELS = 50_000_000
-_SIDE = Annotated[int, Field(ge=1, le=4096)]
+_MAX_SIDE = 4096
 
 log = get_logger("worker.images")
 
@@ -46,8 +46,16 @@ class Operations(BaseModel):
 
     use_grayscale: bool = True
     use_alpha: bool = False
-    image_size: Annotated[list[_SIDE], Field(min_length=2, max_length=2)] | None = None
+    image_size: list[int] | None = None
     use_deepaugment: bool = False
+
+    @field_validator("image_size", mode="before")
+    @classmethod
+    def _check_size(cls, size: Any) -> Any:
+        sides = size if isinstance(size, list) else []
+        if len(sides) != 2 or not all(type(side) is int and 1 <= side <= _MAX_SIDE for side in sides):
+            raise ValueError(f"has to be [height, width] in pixels, each from 1 to {_MAX_SIDE}")
+        return size
 
     @property
     def mode(self) -> str:
@@ -222,7 +230,9 @@ def _read_mapping(root: Path, folder: Path, action: Action, meta: Meta) -> pd.Da
     cells = files.read_text_cells(path, shown)
     wanted = {NAME, LABEL}
     if set(cells) != wanted and not (meta == "predict" and set(cells) == {NAME}):
-        raise Invalid(f"{shown} begins with '{','.join(cells)}': its header has to be '{NAME},{LABEL}'.")
+        # A first line of values must not get into the message.
+        lack = f" (a predict set may lack {LABEL})" if meta == "predict" else ""
+        raise Invalid(f"{shown}: the first line has to be '{NAME},{LABEL}'{lack}.")
     for row, name in enumerate(cells[NAME]):
         _check_file(folder, name, row, shown)
     if LABEL in cells:

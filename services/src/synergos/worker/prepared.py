@@ -48,11 +48,12 @@ class Told:
 
     Attributes:
         minimum_rows: a name or figure that fewer rows share stays here.
-        names: feature and label names that enough rows share, or that the orchestrator has sent itself.
+        X, y: names of features and labels that enough rows share, or that the orchestrator has sent itself.
     """
 
     minimum_rows: int
-    names: frozenset[str]
+    X: frozenset[str]
+    y: frozenset[str]
 
 
 class Source(ABC):

@@ -78,8 +78,7 @@ class Table(Source):
     def tell(self, told: Told, meta: Meta) -> tuple[list[str], dict[str, Any]]:
         """Return column names, levels that enough rows share in buckets' stead, and the moments of numbers."""
         places = {
-            name: name if name not in self.buckets or name in told.names else self.buckets[name]
-            for name in self.features
+            name: name if name not in self.buckets or name in told.X else self.buckets[name] for name in self.features
         }
         categories: dict[str, Any] = {}
         numbers: dict[str, Any] = {}
@@ -191,8 +190,9 @@ class _Raw:
         return cls(frame, {name: schema[name] for name in frame}, dropped)
 
     def features(self, minimum_rows: int = 1) -> pd.DataFrame:
-        """Return the feature columns that hold anything in at least so many rows."""
+        """Return the feature columns that hold anything in at least so many rows, or in all if there are fewer."""
         features = self.frame.drop(columns=LABEL, errors="ignore")
+        minimum_rows = min(minimum_rows, len(features))
         features = features.loc[:, features.notna().sum() >= minimum_rows].copy()
         for name in features:
             if self.schema[name] == CATEGORY:

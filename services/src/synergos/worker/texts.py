@@ -104,7 +104,7 @@ class Texts(Source):
 
     def tell(self, told: Told, meta: Meta) -> tuple[list[str], dict[str, Any]]:
         """Return the bucket and the words that enough training rows share, and how they fill this set."""
-        shared = [word for word, rows in self.words.items() if rows >= told.minimum_rows or word in told.names]
+        shared = [word for word, rows in self.words.items() if rows >= told.minimum_rows or word in told.X]
         names = sorted(shared[: self.operations.max_features])
         if not names:
             raise Invalid(
@@ -118,12 +118,10 @@ class Texts(Source):
             present += len(set(own))
             total += len(own)
         cells = len(self.frame) * len(names)
-        return [BUCKET, *names], {
-            "word_count": len(names),
-            "sparsity": 1 - present / cells,
-            "representation": total / cells,
-            "dropped_count": self.dropped,
-        }
+        facts: dict[str, Any] = {"word_count": len(names), "dropped_count": self.dropped}
+        if len(self.frame) >= told.minimum_rows:
+            facts |= {"sparsity": 1 - present / cells, "representation": total / cells}
+        return [BUCKET, *names], facts
 
     def store(self, path: Path) -> bool:
         """Return False: `frame` says everything."""
@@ -276,7 +274,7 @@ def _read(root: Path, folders: Sequence[Path], action: Action, clean: Cleaner, m
         cells = files.read_text_cells(path, shown)
         if len(cells.columns) != 2 and not (meta == "predict" and len(cells.columns) == 1):
             raise Invalid(
-                f"{shown} has {len(cells.columns)} columns: a csv of texts has two, the text and its label"
+                f"{shown} has {len(cells.columns)} column(s): a csv of texts has two, the text and its label"
                 f"{' (a predict set may lack the label)' if meta == 'predict' else ''}."
             )
         frame = pd.DataFrame({TEXT: cells.iloc[:, 0]})
