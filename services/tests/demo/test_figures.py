@@ -29,6 +29,8 @@ def test_classification_counts_rows_not_classes() -> None:
 def test_overall_weighs_by_rows() -> None:
     parts = [(30, {"R2": 0.5, "MSE": 10.0, "MAE": 2.0}), (10, {"R2": 0.1, "MSE": 2.0, "MAE": 1.0})]
     assert figures.overall(parts) == pytest.approx({"R2": 0.4, "MSE": 8.0, "MAE": 1.75})
+    # Labels that vary by 20 around their common mean: what the model does not explain of that is 8.
+    assert figures.overall(parts, 20.0) == pytest.approx({"R2": 0.6, "MSE": 8.0, "MAE": 1.75})
 
 
 def test_the_table_lines_up() -> None:

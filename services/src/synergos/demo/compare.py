@@ -1,12 +1,15 @@
 """The same model without federation: trained on all participants' rows together, and by each participant alone.
 
 Preparation, training, inference and metrics are the worker's and the federation's own code. All models see the rows as
-the federated workers saw them, in the layout and scaling that all participants agreed on, and take as many rounds of
-as many epochs; what differs is only whose rows they learn from.
+the federated workers saw them, in the layout and scaling that all participants agreed on, take as many rounds of as
+many epochs, and keep the weights of the round that does best on the learner's own evaluate rows; what differs is only
+whose rows they learn from.
 """
 
 from __future__ import annotations
 
+import copy
+import math
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -26,11 +29,13 @@ from synergos.federation.layers import Network, probe
 from synergos.federation.objectives import Objective
 from synergos.federation.parameters import Parameters
 from synergos.federation.sessions import Split
-from synergos.jobs import Action, Meta, Tags
+from synergos.jobs import METAS, Action, Layout, Meta, Tags
 from synergos.worker import datasets, outputs
 from synergos.worker.prepared import Aligned
 
 Statistics = dict[str, Any]
+# The worker's own default.
+MINIMUM_ROWS = 5
 
 
 @dataclass(frozen=True)
@@ -44,50 +49,52 @@ class Study:
 
     action: Action
     parameters: Parameters
+    layout: Layout
     model: list[dict[str, Any]]
     sets: dict[str, dict[Meta, Aligned]]
 
     @classmethod
-    def of(cls, settings: Settings) -> Study:
-        """Read every participant's data sets and agree as the TTP does."""
-        prepared, sets = {}, {}
-        # The rows stay readable when the folder is gone: open files only lose their names.
-        with tempfile.TemporaryDirectory() as folder:
-            for participant in settings.participants:
-                own = Path(folder, participant.participant_id)
-                own.mkdir()
-                tags = {meta: [settings.tag(participant, meta)] for meta in ("train", "evaluate", "predict")}
-                prepared[participant.participant_id] = datasets.prepare(
-                    settings.example.parent, Tags(**tags), settings.action, own
-                )
-            polls = {name: alignment.Poll.read(name, each.told()) for name, each in prepared.items()}
-            layout = alignment.agree(polls)
-            for name, each in prepared.items():
-                sets[name] = datasets.aligned(each, layout, settings.action)
+    def of(cls, settings: Settings, folder: Path) -> Study:
+        """Read every participant's data sets, prepare them below `folder`, and agree as the TTP does."""
+        prepared = {}
+        for participant in settings.participants:
+            name = participant.participant_id
+            (folder / name).mkdir()
+            prepared[name] = datasets.prepare(
+                settings.example.parent,
+                Tags(**{meta: [settings.tag(participant, meta)] for meta in METAS}),
+                settings.action,
+                folder / name,
+                minimum_rows=MINIMUM_ROWS,
+            )
+        layout = alignment.agree({name: alignment.Poll.read(name, own.told()) for name, own in prepared.items()})
         return cls(
             action=settings.action,
             parameters=Parameters.read(settings.run_parameters),
+            layout=layout,
             model=alignment.fit_model(settings.read("architecture.json"), layout, settings.action),
-            sets=sets,
+            sets={name: datasets.aligned(own, layout, settings.action) for name, own in prepared.items()},
         )
 
-    def objective(self, split: Split) -> Objective:
-        """Return the run's criterion for the model on rows like those of `split`."""
-        outline, width = probe(self.model, split.X.shape[1:])
-        return self.parameters.objective(self.action, outline.final, width)
+    def objective(self) -> Objective:
+        """Return the run's criterion for the model."""
+        outline, width = probe(self.model, self.layout.row_shape)
+        weights = self.parameters.class_weights
+        if weights == "balanced":
+            rows = [self.layout.counts[name] for name in self.layout.y]
+            weights = [sum(rows) / (len(rows) * count) for count in rows]
+        return self.parameters.objective(self.action, outline.final, width, weights)
 
     def train(self, names: Sequence[str]) -> tuple[Network, Objective]:
         """Train on the rows of the named participants in one place, without a proximal term."""
-        splits = [self.sets[name]["train"].split for name in names]
-        labels = [split.y for split in splits if split.y is not None]
-        pooled = Split(np.concatenate([split.X for split in splits]), np.concatenate(labels))
-        objective = self.objective(pooled)
-        data = training.Labelled.of(pooled, objective, "train")
+        objective = self.objective()
+        data, held = (self._labelled(names, meta, objective) for meta in ("train", "evaluate"))
         torch.manual_seed(self.parameters.seed)
         network = Network(self.model)
-        plateau = None
+        stagnation = training.Stagnation(self.parameters.patience, self.parameters.delta)
+        best, weights, schedule = math.inf, network.state_dict(), None
         for number in range(1, self.parameters.rounds + 1):
-            _, plateau = training.fit(
+            _, schedule = training.fit(
                 network,
                 data,
                 self.parameters,
@@ -95,9 +102,22 @@ class Study:
                 training.Turn(1, number),
                 mu=0.0,
                 is_open=lambda: True,
-                plateau=plateau,
+                schedule=schedule,
             )
+            loss = training.evaluate(network, held, objective)
+            if loss < best:
+                best, weights = loss, copy.deepcopy(network.state_dict())
+            if stagnation.after(loss):
+                break
+        network.load_state_dict(weights)
         return network, objective
+
+    def _labelled(self, names: Sequence[str], meta: Meta, objective: Objective) -> training.Labelled:
+        """Return the rows of the named participants together."""
+        splits = [self.sets[name][meta].split for name in names]
+        labels = [split.y for split in splits if split.y is not None]
+        pooled = Split(np.concatenate([split.X for split in splits]), np.concatenate(labels))
+        return training.Labelled.of(pooled, objective, meta)
 
     def evaluate(self, network: Network, objective: Objective) -> dict[str, Statistics]:
         """Return the statistics of `network` on every participant's evaluate set."""
@@ -113,8 +133,9 @@ class Study:
     def figures(self, statistics: dict[str, Statistics]) -> dict[str, figures.Figures]:
         """Return the figures of one model per participant, and `overall`."""
         own = {name: figures.of_statistics(self.action, entry) for name, entry in statistics.items()}
-        rows = {name: len(self.sets[name]["evaluate"].rows) for name in own}
-        return {**own, "overall": figures.overall([(rows[name], own[name]) for name in own])}
+        truth = {name: self.sets[name]["evaluate"].truth for name in own}
+        spread = float(np.var(np.concatenate(list(truth.values())))) if self.action == "regress" else None
+        return {**own, "overall": figures.overall([(len(truth[name]), own[name]) for name in own], spread)}
 
 
 def compare(settings: Settings, driver: Driver) -> Result:
@@ -124,17 +145,18 @@ def compare(settings: Settings, driver: Driver) -> Result:
     """
     records = expect(driver.validations.read(*settings.keys), "Reading the validations")
     federated = {record["key"]["participant_id"]: record["evaluate"]["statistics"] for record in records}
-    study = Study.of(settings)
-    if federated.keys() != study.sets.keys():
-        raise PhaseFailed(
-            f"The run was validated by {', '.join(sorted(federated))}, but {', '.join(study.sets)} take part: "
-            "run the phases from register on."
-        )
-    found = {"federated": study.figures(federated)}
-    learners = {"central": list(study.sets), **{f"{name} alone": [name] for name in study.sets}}
-    for title, names in learners.items():
-        print(f"compare: {title}", file=sys.stderr)
-        found[title] = study.figures(study.evaluate(*study.train(names)))
+    with tempfile.TemporaryDirectory() as folder:
+        study = Study.of(settings, Path(folder))
+        if federated.keys() != study.sets.keys():
+            raise PhaseFailed(
+                f"The run was validated by {', '.join(sorted(federated))}, but {', '.join(study.sets)} take part: "
+                "run the phases from register on."
+            )
+        found = {"federated": study.figures(federated)}
+        learners = {"central": list(study.sets), **{f"{name} alone": [name] for name in study.sets}}
+        for title, names in learners.items():
+            print(f"compare: {title}", file=sys.stderr)
+            found[title] = study.figures(study.evaluate(*study.train(names)))
 
     metric = figures.METRICS[settings.action][0]
     reached = found["federated"]["overall"][metric]

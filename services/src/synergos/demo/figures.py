@@ -36,14 +36,16 @@ def class_counts(statistics: Mapping[str, Any]) -> list[int]:
     return [positive + missed for positive, missed in zip(statistics["TPs"], statistics["FNs"], strict=True)]
 
 
-def overall(parts: list[tuple[int, Figures]]) -> Figures:
-    """Return the mean of the participants' figures, weighted by their rows.
+def overall(parts: list[tuple[int, Figures]], spread: float | None = None) -> Figures:
+    """Return the figures on the rows of all participants: means of their own, weighted by rows, and R2 of all rows.
 
     Args:
         parts: (rows, figures) per participant.
+        spread: regression: variance of the labels of all rows together.
     """
     rows = sum(count for count, _ in parts)
-    return {metric: sum(count * figures[metric] for count, figures in parts) / rows for metric in parts[0][1]}
+    found = {metric: sum(count * figures[metric] for count, figures in parts) / rows for metric in parts[0][1]}
+    return {**found, "R2": 1 - found["MSE"] / spread} if spread else found
 
 
 def chance(action: Action, statistics: Sequence[Mapping[str, Any]]) -> float:

@@ -9,6 +9,7 @@ from synergos import Driver
 from synergos.demo import figures
 from synergos.demo.settings import Settings
 from synergos.errors import SynergosError
+from synergos.jobs import METAS, Meta
 
 Result = dict[str, Any]
 
@@ -64,7 +65,7 @@ def register(settings: Settings, driver: Driver) -> Result:
         task = driver.registrations
         task.add_node(host=participant.host, port=participant.port, f_port=participant.f_port)
         expect(task.create(collab_id, project_id, name, role=participant.role), f"Registering {name}")
-        tags = {meta: [settings.tag(participant, meta)] for meta in ("train", "evaluate", "predict")}
+        tags = {meta: [settings.tag(participant, meta)] for meta in METAS}
         expect(driver.tags.create(collab_id, project_id, name, **tags), f"Declaring the tags of {name}")
     return {"action": action, "participants": sorted(wanted)}
 
@@ -74,7 +75,7 @@ def align(settings: Settings, driver: Driver) -> Result:
     records = expect(driver.alignments.create(settings.collab_id, settings.project_id), "The alignment")
     spacers = {
         record["key"]["participant_id"]: {
-            meta: {side: len(record[meta][side]) for side in ("X", "y")} for meta in ("train", "evaluate", "predict")
+            meta: {side: len(record[meta][side]) for side in ("X", "y")} for meta in METAS
         }
         for record in records
     }
@@ -86,7 +87,33 @@ def train(settings: Settings, driver: Driver) -> Result:
     records = expect(driver.models.create(*settings.keys), "The training")
     if not records:
         raise PhaseFailed("The training ended without a model record.")
-    return {"model": records[0]["global"]}
+    return {"model": records[0]["global"], "losses": losses(settings, driver)}
+
+
+def losses(settings: Settings, driver: Driver) -> dict[str, list[Any]]:
+    """Return the loss curves of the newest training of the run, one value per round, from its job at the TTP.
+
+    Returns:
+        `round`, from 1; `evaluate`: loss of the round's global model on the evaluate sets (None after the last round,
+        which nobody follows); `train`: mean of the losses with which the participants ended the round, and
+        `train at <participant>` for each of them (None where it was left out).
+    """
+    names = ("collab_id", "project_id", "expt_id", "run_id")
+    jobs = expect(
+        driver.jobs.read_all(process="train", **dict(zip(names, settings.keys, strict=True))), "Listing the jobs"
+    )
+    if not jobs:
+        raise PhaseFailed(f"The TTP knows no training of {'/'.join(settings.keys)}: run the phases from register on.")
+    rounds = expect(driver.jobs.read(jobs[-1]["job_id"]), "Reading the job")["progress"]["rounds"]
+    curves = {
+        "round": [each["round"] for each in rounds],
+        "evaluate": [each["previous_evaluate_loss"] for each in rounds[1:]] + [None],
+        "train": [each["train_loss"] for each in rounds],
+    }
+    for participant in settings.participants:
+        own = [each["participants"].get(participant.participant_id) for each in rounds]
+        curves[f"train at {participant.participant_id}"] = [part and part["loss"] for part in own]
+    return curves
 
 
 def validate(settings: Settings, driver: Driver) -> Result:
@@ -106,7 +133,7 @@ def predict(settings: Settings, driver: Driver) -> Result:
     return _inference(settings, records, "predict")
 
 
-def _inference(settings: Settings, records: list[dict[str, Any]], meta: str) -> Result:
+def _inference(settings: Settings, records: list[dict[str, Any]], meta: Meta) -> Result:
     """Return statistics, files and figures per participant, or raise `PhaseFailed` where a participant has none."""
     found = {record["key"]["participant_id"]: record.get(meta) or {} for record in records}
     missing = [p.participant_id for p in settings.participants if not found.get(p.participant_id, {}).get("statistics")]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from synergos.errors import Invalid
-from synergos.jobs import Action
+from synergos.jobs import Action, Meta
+
+# Where a notebook finds the grid: JSON with `host`, `port`, `participants` as in `Settings`, and `examples`, a folder.
+GRID = "SYNERGOS_GRID"
 
 
 class Participant(BaseModel):
@@ -38,6 +42,7 @@ class Settings(BaseModel):
     Attributes:
         host, port: REST of the TTP.
         example: folder with `dataset`, `architecture.json` and `hyperparameters.json`; its name starts every tag.
+        split: how the rows for training were shared out between the participants: evenly, or not.
         parameters: run parameters that replace those of `hyperparameters.json`.
     """
 
@@ -50,6 +55,7 @@ class Settings(BaseModel):
     expt_id: str = "model"
     run_id: str = "run"
     example: Path
+    split: Literal["iid", "non_iid"] = "iid"
     participants: list[Participant] = Field(min_length=1)
     parameters: dict[str, Any] = Field(default_factory=dict)
 
@@ -58,9 +64,10 @@ class Settings(BaseModel):
         """The combination that is trained."""
         return self.collab_id, self.project_id, self.expt_id, self.run_id
 
-    def tag(self, participant: Participant, meta: str) -> list[str]:
+    def tag(self, participant: Participant, meta: Meta) -> list[str]:
         """Return the path tokens of one participant's data set."""
-        return [self.example.name, "dataset", participant.data, meta]
+        folder = "non_iid_train" if meta == "train" and self.split == "non_iid" else meta
+        return [self.example.name, "dataset", participant.data, folder]
 
     def read(self, *path: str) -> Any:
         """Return the content of a JSON file of the example or raise `Invalid` with its path."""
@@ -77,11 +84,32 @@ class Settings(BaseModel):
 
     @property
     def action(self) -> Action:
-        """What the label column asks for: classes or a number."""
-        schema = self.read("dataset", self.participants[0].data, "train", "schema.json")
+        """What the label asks for: classes, or a number where a table's column `target` is one."""
+        _, *folder = self.tag(self.participants[0], "train")
+        if self.read(*folder, "metadata.json").get("datatype") != "tabular":
+            return "classify"
+        schema = self.read(*folder, "schema.json")
         if "target" not in schema:
             raise Invalid(f"The schema of {self.example.name} has no column 'target'; it has {', '.join(schema)}.")
         return "classify" if schema["target"] == "category" else "regress"
+
+
+def here(example: str, **changes: Any) -> Settings:
+    """Return settings for a data set on the grid that the environment names (variable `SYNERGOS_GRID`).
+
+    Args:
+        example: its folder's name.
+        changes: further fields of `Settings`.
+    """
+    text = os.environ.get(GRID)
+    if not text:
+        raise Invalid(f"{GRID} is not set: start JupyterLab with `make notebooks`, which tells it where the grid is.")
+    try:
+        grid = json.loads(text)
+        folder = Path(grid.pop("examples"), example)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Invalid(f"{GRID} has to be a JSON object with host, port, participants and examples.") from error
+    return parse(json.dumps({"project_id": example, **grid, "example": str(folder), **changes}))
 
 
 def parse(text: str) -> Settings:
