@@ -54,6 +54,11 @@ def test_every_list_has_one_entry_per_class_of_the_project() -> None:
     assert figures["roc_auc_score"][1] == figures["roc_auc_score"][3] == figures["pr_auc_score"][3] == 0.0
     assert figures["overall_accuracy"] == 0.6
     assert figures["macro_f_score"] == pytest.approx(f1_score(truth, predicted, average="macro", zero_division=0))
+    # Precision of a, b, c: 1, 0, 2/3; recall 1/2, 0 (no such row), 2/3; d does not occur.
+    assert figures["macro_precision"] == pytest.approx((1 + 0 + 2 / 3) / 3)
+    assert figures["macro_recall"] == pytest.approx((1 / 2 + 0 + 2 / 3) / 3)
+    assert figures["weighted_precision"] == pytest.approx((2 * 1 + 3 * 2 / 3) / 5)
+    assert figures["weighted_recall"] == pytest.approx(figures["overall_accuracy"])
     json.dumps(figures, allow_nan=False)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from synergos import cli
 from synergos.jobs import Tags
 
 # The ports are fixed by the containers that use them; here they have to be free ones.
@@ -85,8 +86,8 @@ def process(tmp_path: Path) -> Iterator[Process]:
 
 
 def test_life_of_a_worker(process: Process, heart_tags: Tags) -> None:
-    process.start("--id", "worker_1", "--cpus", "1")
-    assert "libtorch" not in process.maps()
+    process.start("--id", "worker_1", "--cpus", "1", "--minimum-rows", "25")
+    assert not [name for name in ("libtorch", "sklearn") if name in process.maps()]
     assert httpx.get(f"http://127.0.0.1:{process.ports[1]}/health").status_code == 200
 
     body = {"action": "classify", "tags": heart_tags.model_dump()}
@@ -96,6 +97,9 @@ def test_life_of_a_worker(process: Process, heart_tags: Tags) -> None:
     while (code := httpx.request("GET", poll, json=body).status_code) == 406 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert code == 200
+    metadata = httpx.request("GET", poll, json=body).json()["data"]["metadata"]
+    told = [meta for meta, facts in metadata.items() if "mean" in facts["features"]["num_variables"]["age"]]
+    assert told == ["train"], "the other sets have fewer than 25 rows"
     while "libtorch" not in process.maps() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert "libtorch" in process.maps()
@@ -118,6 +122,12 @@ def test_life_of_a_worker(process: Process, heart_tags: Tags) -> None:
 
     assert process.stop() == 0
     assert '"node": "worker_1"' in process.log and "Traceback" not in process.log
+
+
+def test_the_threshold_is_checked(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.parse(cli.parser("worker"), ["--minimum-rows", "0"])
+    assert "--minimum-rows is at least 1, not 0" in capsys.readouterr().err
 
 
 def test_a_taken_port_is_named(process: Process) -> None:

@@ -46,7 +46,6 @@ def write_text(write: Write) -> Callable[..., list[str]]:
         ),
         ({**BARE, "spellcheck": True}, "a beautful hous inthe gardn", "a beautiful house in the garden"),
         ({}, "", ""),
-        ({"spellcheck": True}, "the", ""),
     ],
 )
 def test_cleaning(operations: dict[str, Any], text: str, words: str) -> None:

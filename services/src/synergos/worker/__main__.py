@@ -25,15 +25,23 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     logs.configure(options, "worker")
     cli.limit_hardware(options)
     # The numerical libraries come with these and read their limits once, so they wait for the line above.
-    from synergos.federation import port, warm_up
+    from synergos.federation import port
     from synergos.federation.sessions import Sessions
     from synergos.server import serve
     from synergos.worker.app import create_app
 
     sessions = Sessions()
-    # An idle worker does without torch and its memory: it is loaded while the first data is being prepared.
-    app = create_app(root / "data", root / "outputs", sessions, options.minimum_rows, warm_up)
+    # An idle worker does without torch and scikit-learn: they are loaded while the first data is being prepared.
+    app = create_app(root / "data", root / "outputs", sessions, options.minimum_rows, _warm_up)
     serve([(app, COMMAND_PORT), (port.create_app(sessions), DATA_PORT)])
+
+
+def _warm_up() -> None:
+    from synergos.federation import warm_up
+    from synergos.worker import metrics
+
+    del metrics  # loaded, which is all
+    warm_up()
 
 
 def _reset(outputs: Path, dry_run: bool) -> int:

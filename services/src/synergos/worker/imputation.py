@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn import config_context
-from sklearn.impute import KNNImputer
+
+if TYPE_CHECKING:
+    from sklearn.impute import KNNImputer
 
 # Rows that neighbours are looked for in: the time grows with (rows with gaps) x (these).
 _DONORS = 2000
@@ -60,6 +61,10 @@ class Imputer:
 
     def _guess(self, rows: pd.DataFrame) -> dict[str, NDArray[Any]]:
         """Return every column of the training rows, completed for `rows`."""
+        # An idle worker does without scikit-learn and its 65 MiB.
+        from sklearn import config_context
+        from sklearn.impute import KNNImputer
+
         if self._model is None:
             step = -(-len(self._train) // _DONORS)
             self._model = KNNImputer(n_neighbors=_NEIGHBOURS, keep_empty_features=True)

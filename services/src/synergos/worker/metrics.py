@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from sklearn.metrics import (
     accuracy_score,
     auc,
-    f1_score,
     mean_absolute_error,
     mean_squared_error,
     multilabel_confusion_matrix,
     precision_recall_curve,
+    precision_recall_fscore_support,
     r2_score,
     roc_auc_score,
 )
@@ -64,8 +64,17 @@ def classification(
         "FPs": fp.tolist(),
         "FNs": fn.tolist(),
         "overall_accuracy": float(accuracy_score(truth, predicted)),
-        "macro_f_score": float(f1_score(truth, predicted, average="macro", zero_division=0)),
-        "weighted_f_score": float(f1_score(truth, predicted, average="weighted", zero_division=0)),
+        **_means(truth, predicted, "macro"),
+        **_means(truth, predicted, "weighted"),
+    }
+
+
+def _means(truth: NDArray[np.int64], predicted: NDArray[np.int64], average: str) -> dict[str, float]:
+    """Return means over the classes that occur; `weighted` by the rows that have each."""
+    figures = precision_recall_fscore_support(truth, predicted, average=average, zero_division=0)
+    return {
+        f"{average}_{name}": float(figure)
+        for name, figure in zip(("precision", "recall", "f_score"), figures[:3], strict=True)
     }
 
 

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from synergos.errors import Invalid
 from synergos.jobs import Action
-from synergos.worker import metrics
 from synergos.worker.prepared import Aligned
 from synergos.worker.tree import NEW, OLD, OPERATIONS, PREPROCESSING
 
@@ -95,6 +94,9 @@ def write_inference(
     Raises:
         Invalid: the figures do not fit the rows, or are not finite.
     """
+    # An idle worker does without scikit-learn and its 65 MiB.
+    from synergos.worker import metrics
+
     predicted, scores = _checked(data, action, meta, predicted, scores)
     results = pd.DataFrame(index=data.rows)
     if action == "regress":
