@@ -117,6 +117,10 @@ def test_open_data_outlives_a_new_alignment(root: Path, prepare: Prepare) -> Non
     prepared = prepare(tags)
     wide = aligned(prepared, layout(1, 6, 6), "classify")["train"].split.X
     before = wide.copy()
+    stored = Path(prepared.exports["train"]["X"]).with_name("aligned_preprocessed_X_train.npy")
+    written = stored.stat().st_ino
+    assert np.array_equal(aligned(prepared, layout(1, 6, 6), "classify")["train"].split.X, before)
+    assert stored.stat().st_ino == written
     wider = aligned(prepared, layout(1, 7, 7), "classify")["train"].split.X
     numbered(root, "s/train", 6, size=(2, 2))
     prepare(tags)

@@ -144,12 +144,13 @@ class Pixels(Prepared):
         if own == shape and keep.all():
             return self.X
         path = self.path.with_name(f"aligned_{self.path.name}")
-        # An open session keeps the file that it has, which only loses its name.
-        fresh = path.with_suffix(".new")
-        write_padded(fresh, (self.X[row] for row in np.flatnonzero(keep)), int(keep.sum()), shape)
-        fresh.replace(path)
-        padded: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
-        return padded
+        # Every poll starts with an empty folder, so a file of this shape holds these images.
+        if not (keep.all() and path.exists() and _load(path).shape == (len(keep), *shape)):
+            # An open session keeps the file that it has, which only loses its name.
+            fresh = path.with_suffix(".new")
+            write_padded(fresh, (self.X[row] for row in np.flatnonzero(keep)), int(keep.sum()), shape)
+            fresh.replace(path)
+        return _load(path)
 
 
 def write_padded(path: Path, images: Iterable[NDArray[np.uint8]], count: int, shape: tuple[int, ...]) -> None:
@@ -194,10 +195,15 @@ def load(
             "use_deepaugment is not offered: it never did anything, and images are trained on as they are. "
             "Set it to false or leave it out."
         )
-    return {meta: _load(root, each, action, operations, meta) for meta, each in folders.items()}
+    return {meta: _read_set(root, each, action, operations, meta) for meta, each in folders.items()}
 
 
-def _load(root: Path, folders: Sequence[Path], action: Action, operations: Operations, meta: Meta) -> Images:
+def _load(path: Path) -> NDArray[np.uint8]:
+    array: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array
+
+
+def _read_set(root: Path, folders: Sequence[Path], action: Action, operations: Operations, meta: Meta) -> Images:
     frame = pd.concat([_read_mapping(root, folder, action, meta) for folder in folders])
     named = ", ".join(files.shown(root, folder) for folder in folders)
     frame, dropped = labels.drop_unlabelled(frame, meta, named)
