@@ -159,7 +159,9 @@ def test_every_layer_may_come_first(name: str) -> None:
     ("shape", "model", "said"),
     [
         (None, [conv(1, 4), flat, lin(9, 1)],
-         r"Layer 0 \(Conv2d, nnl_0_conv2d\) needs rows of shape .channels, size, size., and these have shape .10,.: put an Unflatten layer before it"),
+
+         r"Layer 0 \(Conv2d, nnl_0_conv2d\) needs rows of shape .channels, size, size., and these have shape .10,.: "
+         "put an Unflatten layer before it"),
         (PICTURE, [lin(9, 4), lin(4, 1)], "put a Flatten layer before the first Linear one"),
         (PICTURE, [conv(1, 4, groups=2), flat, lin(9, 1)],
          r"Layer 0 \(Conv2d\): in_channels must be divisible by groups"),

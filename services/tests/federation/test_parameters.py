@@ -187,7 +187,7 @@ def test_wrong_values(values: dict[str, Any], said: str) -> None:
         ({"lr_scheduler": "CosineAnnealingWarmRestarts", "T_0": 0}, "lr_scheduler CosineAnnealingWarmRestarts"),
         ({"step_size_up": 0}, "lr_scheduler CyclicLR"),
         ({"mode": "sideways"}, "lr_scheduler CyclicLR: mode is invalid"),
-        ({"reduction": "average"}, "criterion MSELoss: average"),
+        ({"reduction": "average"}, "criterion MSELoss: reduction 'average' is unknown; known: mean, sum"),
     ],
 )
 def test_values_that_torch_refuses_are_found_before_a_run(values: dict[str, Any], said: str) -> None:

@@ -167,10 +167,37 @@ def test_closing_the_session_ends_a_training(worker: Worker) -> None:
 def test_evaluation_on_the_way(worker: Worker) -> None:
     body = codec.encode(content(evaluate=True))
     reply = codec.decode(post(worker, body).content)
-    assert set(reply["metrics"]) == {"num-examples", "train-loss", "evaluate-examples", "evaluate-loss"}
+    assert set(reply["metrics"]) == {"num-examples", "train-loss", "seconds", "evaluate-examples", "evaluate-loss"}
     # Of zero weights, not of what training made of them.
     assert reply["metrics"]["evaluate-loss"] == pytest.approx(np.log(2))
     assert (reply["metrics"]["num-examples"], reply["metrics"]["evaluate-examples"]) == (20, 9)
+
+
+def test_a_restarted_worker_goes_on_where_it_was(worker: Worker) -> None:
+    """A schedule that depends on losses travels with the messages: nothing is left at the worker."""
+    plateau = {"lr_scheduler": "ReduceLROnPlateau", "threshold": 0.9, "epochs": 14, "patience": 100, "lr": 0.01}
+    first = codec.decode(post(worker, codec.encode(content(plateau))).content)
+    state = first["config"]["schedule"]
+    assert json.loads(state)["lr"] == 0.001
+    again = {"parameters": plateau, "server-round": 2, "schedules": json.dumps({"1": json.loads(state), "2": {}})}
+    undisturbed = codec.decode(post(worker, codec.encode(content(**again)), "train/2/1").content)
+    worker.sessions.close(("c", "p", "e", "r"))
+    worker.open("secret")
+    restarted = codec.decode(post(worker, codec.encode(content(**again)), "train/2/1").content)
+    for name, array in undisturbed["arrays"].items():
+        np.testing.assert_array_equal(array.numpy(), restarted["arrays"][name].numpy())
+    assert undisturbed["config"] == restarted["config"]
+    assert "config" not in codec.decode(post(worker, codec.encode(content()), "train/3/1").content)
+
+
+def test_class_weights_come_with_the_message(worker: Worker) -> None:
+    def loss(number: int, **config: Any) -> float:
+        body = codec.encode(content({"epochs": 1}, **config))
+        return float(codec.decode(post(worker, body, f"train/{number}/1").content)["metrics"]["train-loss"])
+
+    assert loss(1, class_weights="[2.0, 2.0]") == pytest.approx(2 * loss(2))
+    said = post(worker, codec.encode(content(class_weights="[1.0, 2.0, 3.0]")), "train/3/1").json()["message"]
+    assert said.startswith("class_weights has 3 values and the model tells 2 classes apart: give one weight per class")
 
 
 def grid_of(*urls: str, **options: Any) -> DirectGrid:

@@ -235,9 +235,9 @@ def _check_kinds(polls: Mapping[str, Poll]) -> None:
         for meta in METAS:
             own = poll.variables(meta).num_variables
             for name in poll.headers.get(meta, Header()).X:
-                if name in numeric and name not in own and (column := poll.category(name)):
+                if name in numeric and name not in own and (owner := poll.category(name)):
                     raise Invalid(
-                        f"{name!r} is a numeric column at {numeric[name]} and a level of the category {column!r} at "
+                        f"{name!r} is a numeric column at {numeric[name]} and a level of the category {owner!r} at "
                         f"{participant_id} ({meta}): rename one of the two columns."
                     )
 

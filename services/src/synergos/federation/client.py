@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -26,6 +27,9 @@ class Settings(BaseModel):
     Attributes:
         architecture: the model's layers as JSON.
         parameters: the run parameters as JSON.
+        class_weights: weight of each aligned class in the loss, as JSON.
+        schedules: node id → state of the schedule after the last round that the node took part in, as JSON. Nothing is
+            kept here from round to round, so that a worker that was restarted goes on as if it had not been.
         evaluate: whether to evaluate the weights before training on.
         meta: the set that a query is about.
     """
@@ -34,6 +38,8 @@ class Settings(BaseModel):
 
     architecture: str
     parameters: str
+    class_weights: Json[list[Annotated[float, Field(gt=0)]]] | None = None
+    schedules: Json[dict[int, dict[str, float]]] = Field(default_factory=dict)
     server_round: int = Field(0, ge=0, alias="server-round")
     proximal_mu: float = Field(0.0, ge=0, alias="proximal-mu")
     evaluate: bool = False
@@ -55,21 +61,21 @@ class _Trainee:
         split = next(iter(session.data.values()))
         network, width = probe(model, split.X.shape[1:])
         # Every weight comes with the message: nothing to initialise, and no random numbers drawn from a running turn.
-        self.network = network.to_empty(device="cpu")
-        self.objective = self.parameters.objective(session.action, network.final, width)
+        self.network = network.to_empty(device=training.device())
+        self.objective = self.parameters.objective(session.action, network.final, width, settings.class_weights)
         self.labelled = {
             meta: training.Labelled.of(split, self.objective, meta)
             for meta, split in session.data.items()
             if split.y is not None and len(split.X)
         }
-        self.plateau: dict[int, dict[str, Any]] = {}
 
 
 def client_app(session: Session, is_open: Callable[[], bool]) -> ClientApp:
     """Return the app that answers the messages of `session`.
 
     - train: trains on the `train` set. With `evaluate` in the config it first evaluates the weights it was sent, so
-      that the aggregate of the round before needs no journey of its own.
+      that the aggregate of the round before needs no journey of its own. Where the learning-rate schedule depends on
+      more than the round, its state goes back as `schedule` in the record `config`.
     - evaluate: loss of the weights on the `evaluate` set.
     - query: runs the model on the set named `meta` and hands the outcome to `session.record`; only what that returns
       leaves the worker.
@@ -78,7 +84,7 @@ def client_app(session: Session, is_open: Callable[[], bool]) -> ClientApp:
         is_open: whether the session still stands; training stops when it does not.
     """
     app = ClientApp()
-    trainees: dict[tuple[str, str], _Trainee] = {}
+    trainees: dict[str, _Trainee] = {}
 
     def load(message: Message) -> tuple[_Trainee, Settings]:
         arrays, config = message.content.get(ARRAYS), message.content.get(CONFIG)
@@ -86,7 +92,7 @@ def client_app(session: Session, is_open: Callable[[], bool]) -> ClientApp:
             raise Invalid("A message carries weights as 'arrays' and settings as 'config'.")
         try:
             settings = Settings.model_validate(dict(config))
-            key = settings.architecture, settings.parameters
+            key = json.dumps([settings.architecture, settings.parameters, settings.class_weights])
             if key not in trainees:
                 trainees.clear()
                 trainees[key] = _Trainee(session, settings)
@@ -109,9 +115,10 @@ def client_app(session: Session, is_open: Callable[[], bool]) -> ClientApp:
         data = trainee.labelled.get("train")
         if data is None:
             raise Invalid("There are no labelled rows in the train set.")
+        begin = time.perf_counter()
         measured = evaluation(trainee) if settings.evaluate else {}
         turn = training.Turn(message.metadata.dst_node_id, settings.server_round)
-        loss, plateau = training.fit(
+        loss, schedule = training.fit(
             trainee.network,
             data,
             trainee.parameters,
@@ -119,11 +126,13 @@ def client_app(session: Session, is_open: Callable[[], bool]) -> ClientApp:
             turn,
             mu=settings.proximal_mu,
             is_open=is_open,
-            plateau=trainee.plateau.get(turn.server_round - 1),
+            schedule=settings.schedules.get(turn.participant),
         )
-        trainee.plateau = {turn.server_round: plateau} if plateau else {}
-        metrics = MetricRecord({"num-examples": len(data), "train-loss": loss, **measured})
+        seconds = time.perf_counter() - begin
+        metrics = MetricRecord({"num-examples": len(data), "train-loss": loss, "seconds": seconds, **measured})
         content = RecordDict({ARRAYS: training.to_record(trainee.network), METRICS: metrics})
+        if schedule is not None:
+            content[CONFIG] = ConfigRecord({"schedule": json.dumps(schedule, allow_nan=False)})
         return Message(content, reply_to=message)
 
     @app.evaluate()

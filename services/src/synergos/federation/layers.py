@@ -48,8 +48,8 @@ LAYERS: dict[str, type[nn.Module]] = {module.__name__: module for module in _MOD
 
 _RECURRENT = (
     "a recurrent layer reads a sequence step by step and gives a state beside its output, and neither a table's row, "
-    "nor an image, nor the counts of words are a sequence. Use Linear layers, or Conv1d or Conv2d where neighbours belong "
-    "together"
+    "nor an image, nor the counts of words are a sequence. Use Linear layers, or Conv1d or Conv2d where neighbours "
+    "belong together"
 )
 _INDEXES = "it looks up whole-number indexes, and features are scaled numbers"
 _PAIR = "it takes two inputs, and a model here is one chain"
@@ -177,7 +177,8 @@ class Network(nn.Module):
             if isinstance(module, nn.modules.conv._ConvNd) and len(shape) != 1 + len(module.kernel_size):
                 sizes = ", ".join(["size"] * len(module.kernel_size))
                 raise Invalid(
-                    f"{where} needs rows of shape (channels, {sizes}), and these have shape {shape}: put an Unflatten layer before it, or use Linear layers."
+                    f"{where} needs rows of shape (channels, {sizes}), and these have shape {shape}: "
+                    "put an Unflatten layer before it, or use Linear layers."
                 )
             dim = getattr(module, "dim", None)
             if isinstance(dim, int) and dim in (0, -x.dim()):

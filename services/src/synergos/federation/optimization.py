@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn, optim
@@ -64,6 +65,8 @@ _WITHHELD = frozenset(
 )
 # Cycles are counted in steps of the optimiser, everything else in epochs.
 _PER_STEP = frozenset({"CyclicLR", "OneCycleLR"})
+# What ReduceLROnPlateau counts.
+_COUNTERS = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
 # Functions of the position alone, which can be put anywhere; others get there step by step.
 _DIRECT = _PER_STEP | {"LambdaLR"}
 
@@ -157,21 +160,22 @@ class Schedule:
             self._scheduler.step()
 
     @property
-    def state(self) -> dict[str, Any] | None:
-        """What the next round needs to continue; None where the position is enough."""
-        if isinstance(self._scheduler, lr_scheduler.ReduceLROnPlateau):
-            return {
-                **self._scheduler.state_dict(),  # type: ignore[no-untyped-call]
-                "lr": [group["lr"] for group in self._scheduler.optimizer.param_groups],
-            }
-        return None
+    def state(self) -> dict[str, float] | None:
+        """What the next round needs to continue, fit for JSON; None where the position is enough."""
+        scheduler = self._scheduler
+        if not isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
+            return None
+        counters = {name: getattr(scheduler, name) for name in _COUNTERS}
+        return {"lr": scheduler.optimizer.param_groups[0]["lr"], **counters}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Continue from the `state` of the round before."""
-        state = dict(state)
-        for group, lr in zip(self._scheduler.optimizer.param_groups, state.pop("lr"), strict=True):
-            group["lr"] = lr
-        self._scheduler.load_state_dict(state)
+    def restore(self, state: Mapping[str, float]) -> None:
+        """Continue from the `state` of the round before; raises `Invalid`."""
+        if not isinstance(self._scheduler, lr_scheduler.ReduceLROnPlateau) or state.keys() != {"lr", *_COUNTERS}:
+            raise Invalid(f"This is no state of the schedule {type(self._scheduler).__name__}: {dict(state)}.")
+        for name in _COUNTERS:
+            setattr(self._scheduler, name, state[name])
+        for group in self._scheduler.optimizer.param_groups:
+            group["lr"] = state["lr"]
 
 
 @functools.cache

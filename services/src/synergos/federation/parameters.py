@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -31,6 +31,9 @@ _WITHOUT_EFFECT = frozenset(
     {"run_id", "input_size", "output_size", "is_condensed", "is_snn", "precision_fractional", "use_CLR"}
     | {"cumulative_delta", "last_epoch"}
 )
+
+
+ClassWeights = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2)]
 
 
 class Parameters(BaseModel):
@@ -63,7 +66,7 @@ class Parameters(BaseModel):
     l2_lambda: float = Field(0.0, ge=0)
     patience: int = Field(10, ge=0)
     delta: float = Field(0.0, ge=0)
-    class_weights: Literal["balanced"] | list[Annotated[float, Field(gt=0)]] | None = None
+    class_weights: Literal["balanced"] | ClassWeights | None = None
     min_participants: int | None = Field(None, ge=1)
     grace: float = Field(60.0, ge=0, le=86_400)
     checkpoints: int = Field(0, ge=0)
@@ -97,13 +100,14 @@ class Parameters(BaseModel):
 
     def check(self, action: Action, final: str, width: int) -> None:
         """Try out criterion, optimiser and schedule on one weight; raises `Invalid` before any worker is asked."""
-        objective = self.objective(action, final, width)
+        weights = [1.0] * max(2, width) if self.class_weights == "balanced" else self.class_weights
+        objective = self.objective(action, final, width, weights)  # type: ignore[arg-type]
         y = torch.zeros((2, 1)) if action == "regress" or width <= 2 else torch.zeros(2, dtype=torch.int64)
         weight = nn.Parameter(torch.zeros((2, width)))
         optimizer = self.make_optimizer([weight])
         schedule = self.make_schedule(optimizer, server_round=1, batches=1)
         try:
-            objective.loss(weight, objective.target(y)).backward()  # type: ignore[no-untyped-call]
+            objective.loss(weight, objective.target(y), objective.weight(y)).backward()  # type: ignore[no-untyped-call]
         except TORCH_ERRORS as error:
             raise Invalid(f"criterion {self.criterion}: {error}") from None
         try:
@@ -113,9 +117,16 @@ class Parameters(BaseModel):
         except TORCH_ERRORS as error:
             raise Invalid(f"optimizer {self.optimizer} or lr_scheduler {self.lr_scheduler}: {error}") from None
 
-    def objective(self, action: Action, final: str, width: int) -> Objective:
-        """Return the criterion for a model with `width` outputs behind the activation `final`."""
-        return Objective(self.criterion, self._pick(criterion_arguments(self.criterion)), action, final, width)
+    def objective(
+        self, action: Action, final: str, width: int, class_weights: Sequence[float] | None = None
+    ) -> Objective:
+        """Return the criterion for a model with `width` outputs behind the activation `final`.
+
+        Args:
+            class_weights: one per class, see `Objective`; what the field of that name comes to.
+        """
+        arguments = self._pick(criterion_arguments(self.criterion))
+        return Objective(self.criterion, arguments, action, final, width, class_weights)
 
     def make_optimizer(self, weights: list[nn.Parameter]) -> optim.Optimizer:
         """Return a fresh optimiser of `weights`; its state does not outlive a round."""

@@ -1,10 +1,10 @@
-"""One participant's part of a round: local epochs, evaluation and inference, all on tensors in memory."""
+"""One participant's part of a round: local epochs, evaluation and inference, a batch in memory at a time."""
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,28 +21,43 @@ from synergos.federation.objectives import Objective
 from synergos.federation.parameters import Parameters
 from synergos.federation.sessions import Split
 
-# Rows that go through a model at once where no gradient is kept.
-_CHUNK = 8192
+# Rows, and values between the layers, that go through a model at once: more are taken in pieces. A gradient over a
+# batch is the sum of its pieces'.
+_ROWS = 8192
+_VALUES = 2**23
 # Dropout draws from torch's global generator: whoever seeds it must have it alone.
 _generator_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """Rows with labels in the form of one objective."""
+    """Rows with labels in the form of one objective.
 
-    X: Tensor
+    Attributes:
+        X: as in `sessions.Split`, the same memory or file.
+        target: labels, see `Objective.target`.
+        weight: shape (rows,), see `Objective.weight`.
+    """
+
+    X: NDArray[Any]
     target: Tensor
+    weight: Tensor | None
 
     @classmethod
     def of(cls, split: Split, objective: Objective, meta: str) -> Labelled:
-        """Return the tensors of `split`, sharing its memory where possible; raises `Invalid` without labels."""
+        """Return the rows of `split` for `objective`; raises `Invalid` without labels."""
         if split.y is None:
             raise Invalid(f"The {meta} set has no labels.")
-        return cls(as_tensor(split.X), objective.target(as_tensor(split.y)))
+        y = as_tensor(split.y)
+        return cls(split.X, objective.target(y), objective.weight(y))
 
     def __len__(self) -> int:
         return len(self.X)
+
+    def take(self, rows: slice | Tensor, device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return features, target and weight of some rows on `device`."""
+        weight = None if self.weight is None else self.weight[rows].to(device)
+        return features(self.X, rows, device), self.target[rows].to(device), weight
 
 
 @dataclass(frozen=True)
@@ -63,6 +78,17 @@ class Turn:
         return int(words[0]) << 31 | int(words[1]) >> 1
 
 
+def device() -> torch.device:
+    """Return where models are computed: the first graphics card that torch sees, else the processor."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def features(X: NDArray[Any], rows: slice | Tensor, device: torch.device) -> Tensor:
+    """Return some rows of `X` as a model sees them: float32, the bytes of an image divided by 255."""
+    part = as_tensor(X[rows if isinstance(rows, slice) else rows.numpy()]).to(device)
+    return part.float().div_(255) if part.dtype == torch.uint8 else part
+
+
 def as_tensor(array: NDArray[Any]) -> Tensor:
     """Return `array` as a tensor that shares its memory, or a copy of a read-only array."""
     return torch.from_numpy(array if array.flags.writeable else array.copy())
@@ -77,19 +103,21 @@ def fit(
     *,
     mu: float,
     is_open: Callable[[], bool],
-    plateau: dict[str, Any] | None = None,
-) -> tuple[float, dict[str, Any] | None]:
+    schedule: Mapping[str, float] | None = None,
+) -> tuple[float, dict[str, float] | None]:
     """Train `network`, which holds the global weights, for one round.
 
-    The optimiser minimises criterion + mu/2 * |w - w_global|^2 + l1_lambda * |w|_1 + l2_lambda/2 * |w|^2.
+    The optimiser minimises criterion + mu/2 * |w - w_global|^2 + l1_lambda * |w|_1 + l2_lambda/2 * |w|^2. If the loss
+    stagnates before the last epoch, `network` gets the weights that ended the epoch with the lowest loss.
 
     Args:
         mu: weight of the proximal term.
         is_open: asked before every step; False ends the work.
-        plateau: what the round before returned as its second value.
+        schedule: what this participant's round before returned as its second value.
 
     Returns:
-        Mean criterion per row over the last epoch, and the schedule's state for the next round.
+        Mean criterion per row over the epoch whose weights the network holds, and the schedule's state for the next
+        round.
 
     Raises:
         Invalid: the loss is no longer a finite number.
@@ -99,39 +127,53 @@ def fit(
     reference = [weight.detach().clone() for weight in weights] if mu else []
     optimizer = parameters.make_optimizer(weights)
     sizes = _batch_sizes(len(data), parameters.batch_size, network.needs_rows)
-    schedule = parameters.make_schedule(optimizer, turn.server_round, len(sizes))
-    if plateau:
-        schedule.restore(plateau)
+    rates = parameters.make_schedule(optimizer, turn.server_round, len(sizes))
+    if schedule:
+        rates.restore(schedule)
     stop = Stagnation(parameters.patience, parameters.delta)
+    # Only a run with more epochs than that can stagnate before its end.
+    best = _Best(network) if parameters.epochs > parameters.patience + 2 else None
     loss, seed = math.nan, turn.seed(parameters.seed)
+    where = _device_of(network)
+    piece = max(sizes) if network.needs_rows else _piece(network)
     with _generator_lock:
         # Not torch.manual_seed: it also looks for graphics cards, which takes longer than a small epoch.
         torch.default_generator.manual_seed(seed)
+        if where.type == "cuda":
+            torch.cuda.manual_seed(seed)
+            torch.backends.cudnn.deterministic = True
         shuffle = torch.Generator().manual_seed(seed)
         network.train()
         for epoch in range(parameters.epochs):
-            total = torch.zeros(())
-            for X, target in _batches(data, sizes, shuffle):
-                if not is_open():
-                    raise NotFound("The session was closed during training.")
+            total = torch.zeros((), device=where)
+            for pieces in _batches(len(data), sizes, piece, shuffle):
                 optimizer.zero_grad()
-                batch_loss = objective.loss(network.raw(X), target)
-                batch_loss.backward()  # type: ignore[no-untyped-call]
+                rows = sum(size for _, size in pieces)
+                for picked, size in pieces:
+                    if not is_open():
+                        raise NotFound("The session was closed during training.")
+                    X, target, weight = data.take(picked, where)
+                    piece_loss = objective.loss(network.raw(X), target, weight) * objective.share(size, rows)
+                    piece_loss.backward()  # type: ignore[no-untyped-call]
+                    total += objective.per_row(1.0, rows) * rows * piece_loss.detach()
                 with torch.no_grad():
                     _regularise(weights, reference, mu, parameters.l1_lambda, parameters.l2_lambda)
                 optimizer.step()
-                schedule.after_step()
-                total += objective.per_row(1.0, len(X)) * len(X) * batch_loss.detach()
+                rates.after_step()
             loss = total.item() / len(data)
             if not math.isfinite(loss):
                 raise Invalid(
                     f"The loss became {loss} in round {turn.server_round}, epoch {epoch + 1}: "
                     "lower lr (or max_lr), or check the data for extreme values."
                 )
-            schedule.after_epoch(loss)
+            rates.after_epoch(loss)
+            if best:
+                best.after(loss)
             if stop.after(loss):
+                if best:
+                    loss = best.restore()
                 break
-    return loss, schedule.state
+    return loss, rates.state
 
 
 def evaluate(network: Network, data: Labelled, objective: Objective) -> float:
@@ -139,19 +181,22 @@ def evaluate(network: Network, data: Labelled, objective: Objective) -> float:
     total = 0.0
     network.eval()
     with torch.inference_mode():
-        for X, target in zip(torch.split(data.X, _CHUNK), torch.split(data.target, _CHUNK), strict=True):
-            total += objective.per_row(objective.loss(network.raw(X), target).item(), len(X)) * len(X)
+        for rows, size in _slices(len(data), _piece(network)):
+            X, target, weight = data.take(rows, _device_of(network))
+            total += objective.per_row(objective.loss(network.raw(X), target, weight).item(), size) * size
     loss = total / len(data)
     if not math.isfinite(loss):
         raise Invalid(f"The loss on the evaluate set is {loss}: lower lr (or max_lr), or check the data.")
     return loss
 
 
-def infer(network: Network, X: NDArray[np.float32], objective: Objective) -> tuple[NDArray[Any], NDArray[Any]]:
+def infer(network: Network, X: NDArray[Any], objective: Objective) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return predictions (rows,) and scores (rows, 1 or classes) as `sessions.Session.record` takes them."""
     network.eval()
+    where = _device_of(network)
     with torch.inference_mode():
-        scores = torch.cat([objective.scores(network.raw(part)) for part in torch.split(as_tensor(X), _CHUNK)])
+        parts = (features(X, rows, where) for rows, _ in _slices(len(X), _piece(network)))
+        scores = torch.cat([objective.scores(network.raw(part)) for part in parts]).cpu()
         decisions = objective.decide(scores)
     # Two outputs are two classes, whose score is that of class 1.
     return decisions.numpy(), (scores[:, 1:] if scores.shape[1] == 2 else scores).numpy()
@@ -173,11 +218,38 @@ class Stagnation:
         return self._count > self._patience
 
 
+class _Best:
+    """The weights and buffers of the best epoch so far."""
+
+    def __init__(self, network: Network) -> None:
+        self._live = [*network.parameters(), *network.buffers()]
+        self._kept: list[Tensor] = []
+        self._loss = math.inf
+
+    def after(self, loss: float) -> None:
+        """Keep what the network holds if no epoch had a lower `loss`."""
+        if loss >= self._loss:
+            return
+        self._loss = loss
+        with torch.no_grad():
+            if not self._kept:
+                self._kept = [value.detach().clone() for value in self._live]
+            for kept, value in zip(self._kept, self._live, strict=True):
+                kept.copy_(value)
+
+    def restore(self) -> float:
+        """Put the kept weights back and return their loss."""
+        with torch.no_grad():
+            for kept, value in zip(self._kept, self._live, strict=True):
+                value.copy_(kept)
+        return self._loss
+
+
 def to_record(network: Network) -> ArrayRecord:
     """Return the weights and buffers of `network`."""
     record = ArrayRecord()
     for name, value in network.state_dict().items():
-        record[name] = codec.to_array(value.numpy())
+        record[name] = codec.to_array(value.cpu().numpy())
     return record
 
 
@@ -187,14 +259,27 @@ def load_record(network: Network, record: ArrayRecord) -> None:
     if own.keys() != record.keys():
         raise Invalid(f"Weights do not belong to this model: {', '.join(sorted(own.keys() ^ record.keys()))}.")
     for name, tensor in own.items():
-        array, here = record[name].numpy(), tensor.numpy()
+        array, here = record[name].numpy(), tensor.cpu().numpy()
         if array.shape != here.shape or array.dtype != here.dtype:
             raise Invalid(f"Weights {name} are {array.dtype}{array.shape}, the model has {here.dtype}{here.shape}.")
         here[...] = array
+        if tensor.is_cuda:  # `here` is a copy then
+            tensor.copy_(torch.from_numpy(here))
+
+
+def _device_of(network: Network) -> torch.device:
+    return next(network.parameters()).device
+
+
+def _piece(network: Network) -> int:
+    """Return how many rows may go through `network` at once."""
+    return max(1, min(_ROWS, _VALUES // max(1, network.footprint)))
 
 
 def _batch_sizes(rows: int, batch_size: int | None, needs_rows: bool) -> list[int]:
     size = min(batch_size or rows, rows)
+    if needs_rows and size == 1:
+        raise Invalid("Batch normalisation needs batches of two rows or more: raise batch_size, or use LayerNorm.")
     sizes = [size] * (rows // size) + ([rows % size] if rows % size else [])
     # Batch normalisation has no variance to divide by in a batch of one.
     if needs_rows and len(sizes) > 1 and sizes[-1] == 1:
@@ -202,12 +287,19 @@ def _batch_sizes(rows: int, batch_size: int | None, needs_rows: bool) -> list[in
     return sizes
 
 
-def _batches(data: Labelled, sizes: list[int], shuffle: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(
+    rows: int, sizes: list[int], piece: int, shuffle: torch.Generator
+) -> Iterator[Sequence[tuple[slice | Tensor, int]]]:
+    """Yield the batches of an epoch, each as pieces of at most `piece` rows: which rows, and how many."""
     if len(sizes) == 1:
-        yield data.X, data.target
+        yield _slices(rows, piece)
         return
-    for rows in torch.split(torch.randperm(len(data), generator=shuffle), sizes):
-        yield data.X[rows], data.target[rows]
+    for batch in torch.split(torch.randperm(rows, generator=shuffle), sizes):
+        yield [(part, len(part)) for part in torch.split(batch, piece)]
+
+
+def _slices(rows: int, piece: int) -> list[tuple[slice | Tensor, int]]:
+    return [(slice(at, min(at + piece, rows)), min(piece, rows - at)) for at in range(0, rows, piece)]
 
 
 def _regularise(weights: list[Any], reference: list[Tensor], mu: float, l1: float, l2: float) -> None:
