@@ -5,6 +5,7 @@ from __future__ import annotations
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from pictures import draw, numbered, write_set
 from PIL import Image
 
-from synergos.errors import FeatureDrift
+from synergos.errors import FeatureDrift, Invalid
 from synergos.jobs import Layout, Tags
 from synergos.worker.datasets import Preparation, aligned
 
@@ -138,6 +139,27 @@ def test_unlabelled_sets_and_missing_labels(root: Path, prepare: Prepare) -> Non
     assert sets["predict"].split.y is None
     # Listed twice with the same label (none), the image counts once.
     assert sets["predict"].rows.tolist() == [("s/predict/2.png", 0), ("s/predict/0.png", 1)]
+
+
+def test_rows_of_withheld_classes_are_left_out(root: Path, prepare: Prepare) -> None:
+    images = {f"{row}.png": draw(2, 2, row) for row in range(7)}
+    mapping = "image,target\n" + "".join(f"{row}.png,{'caabbab'[row]}\n" for row in range(7))
+    prepared = prepare(Tags(train=[write_set(root, "s/train", images, mapping)]), minimum_rows=3)
+    assert prepared.metadata["train"]["classes"] == {"target_a": 3, "target_b": 3}
+    own = aligned(prepared, layout(1, 2, 2), "classify")["train"]
+    everything = aligned(prepared, Layout(shape=[1, 2, 2], y=[*AB, "target_c"]), "classify")["train"]
+    assert [len(each.split.X) for each in (own, everything)] == [6, 7]
+    assert np.array_equal(own.split.X, everything.split.X[1:])
+    assert own.rows.get_level_values("row").tolist() == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_set_that_does_not_fit_the_disk_is_not_begun(
+    root: Path, prepare: Prepare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tags = Tags(train=[numbered(root, "s/train", 6, operations={"image_size": [1000, 1000]})])
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=5_000_000))
+    with pytest.raises(Invalid, match="6 images of 1000 x 1000 pixels take 6 MB, and 5 MB are free"):
+        prepare(tags)
 
 
 def test_numbers_as_labels_and_several_tags(root: Path, prepare: Prepare) -> None:

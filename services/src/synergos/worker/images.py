@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,6 +163,12 @@ def write_padded(path: Path, images: Iterable[NDArray[np.uint8]], count: int, sh
     Raises:
         Invalid: the disk is full or the folder cannot be written.
     """
+    needed, free = count * math.prod(shape), shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise Invalid(
+            f"The worker cannot write {path}: {count} images of {shape[1]} x {shape[2]} pixels take "
+            f"{needed // 1_000_000} MB, and {free // 1_000_000} MB are free. Set a smaller image_size, or free space."
+        )
     try:
         with path.open("wb") as file:
             header = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
