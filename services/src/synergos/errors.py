@@ -61,3 +61,7 @@ class GridFailure(SynergosError):
     """A worker that could not be reached or that failed; the message names the participant."""
 
     status = 417
+
+
+class Unreachable(GridFailure):
+    """A worker that does not answer, or no longer does."""

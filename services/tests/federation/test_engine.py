@@ -13,8 +13,8 @@ import pytest
 import torch
 from worker_double import Worker, linear, separable
 
-from synergos.errors import FeatureDrift, GridFailure, Invalid, NotFound
-from synergos.federation.grid import Cancelled
+from synergos.errors import Cancelled, FeatureDrift, GridFailure, Invalid, NotFound
+from synergos.federation import line
 from synergos.federation.sessions import Split
 from synergos.jobs import AlignJob, Alignment, InferJob, Layout, Node, Party, Tags, TrainJob
 from synergos.ttp.engine import GridEngine
@@ -52,6 +52,12 @@ def pair(workers: Start) -> list[Worker]:
         return {"train": separable(rows, 3, 2, seed), "evaluate": separable(30, 3, 2, seed + 1), "predict": unlabelled}
 
     return workers({"worker_2": sets(1, 50), "worker_1": sets(5, 120)})
+
+
+@pytest.fixture(autouse=True)
+def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who never answers is given up soon."""
+    monkeypatch.setattr(line, "FIRST_ANSWER", 0.5)
 
 
 @pytest.fixture
@@ -127,6 +133,8 @@ def test_train_and_infer(pair: list[Worker], engine: GridEngine, tmp_path: Path)
         "local_1": ("worker_1", "local_model_worker_1.pt", "local_loss_history_worker_1.json"),
         "local_2": ("worker_2", "local_model_worker_2.pt", "local_loss_history_worker_2.json"),
     }
+    outcome = {name: result.paths["global"].pop(name) for name in ("rounds", "best_round", "left_out")}
+    assert outcome == {"rounds": 2, "best_round": 2, "left_out": []}
     assert result.paths == {
         key: {"origin": origin, "path": str(folder / model), "loss_history": str(folder / history)}
         for key, (origin, model, history) in names.items()
@@ -158,7 +166,7 @@ def test_train_and_infer(pair: list[Worker], engine: GridEngine, tmp_path: Path)
         assert worker.terminated == 2
         assert worker.sessions.keys() == []
     body = pair[0].initialised[0]
-    assert (body["names"], body["id"], body["action"]) == ({"X": LAYOUT.X, "y": LAYOUT.y}, "worker_2", "classify")
+    assert (body["layout"], body["id"], body["action"]) == (LAYOUT.model_dump(mode="json"), "worker_2", "classify")
     tokens = {body["token"] for worker in pair for body in worker.initialised}
     assert len(tokens) == 4
 
@@ -311,14 +319,6 @@ def test_a_worker_that_is_gone_fails_the_run_and_frees_the_rest(pair: list[Worke
     job = train_job(pair)
     pair[0].rest.stop()
     with pytest.raises(GridFailure, match="worker_2 cannot be reached"):
-        engine.train(job)
-    assert pair[1].terminated == 1
-
-
-def test_a_worker_that_restarts_has_lost_its_session(pair: list[Worker], engine: GridEngine) -> None:
-    job = train_job(pair, parameters={**FAST, "rounds": 100_000})
-    threading.Timer(0.5, lambda: pair[0].sessions.close(("c", "p", "e", "r"))).start()
-    with pytest.raises(GridFailure, match=r"worker_2 (has lost its session|failed: The session was closed)"):
         engine.train(job)
     assert pair[1].terminated == 1
 

@@ -15,6 +15,8 @@ from torch.nn import functional as F
 from worker_double import Worker, linear, separable
 
 from synergos.federation import strategy, training, warm_up
+from synergos.federation.aggregation import Aggregation
+from synergos.federation.checkpoint import Snapshot
 from synergos.federation.grid import DirectGrid, Endpoint
 from synergos.federation.layers import Network
 from synergos.federation.parameters import Parameters
@@ -30,11 +32,13 @@ def federate(
         worker.open(f"token of {worker.participant_id}", action)  # type: ignore[arg-type]
     grid = DirectGrid(Endpoint(w.participant_id, w.port.url, f"token of {w.participant_id}") for w in started)
     parameters = Parameters.read(values)
-    torch.manual_seed(parameters.seed)
-    weights = training.to_record(Network(model))
+    network = initial(model, parameters.seed)
+    snapshot = Snapshot(training.to_record(network))
+    trained = frozenset(name for name, _ in network.named_parameters())
+    aggregation = Aggregation(parameters, len(started), len(started), trained, snapshot.weights)
     settings = {"architecture": json.dumps(model), "parameters": json.dumps(values)}
     try:
-        return strategy.run(grid, weights, parameters, settings, lambda *_: None, round_timeout=60)
+        return strategy.run(grid, snapshot, aggregation, parameters, settings, 60, lambda *_: None)
     finally:
         grid.close()
 
@@ -116,8 +120,8 @@ def test_fedprox_with_mini_batches_is_the_plain_algorithm(workers: Start, sizes:
                 )
             )
     np.testing.assert_allclose(flat(outcome.weights), plain(reference), atol=1e-5)
-    np.testing.assert_allclose(outcome.history.train, train, atol=1e-5)
-    np.testing.assert_allclose(outcome.history.evaluate, evaluate, atol=1e-5)
+    np.testing.assert_allclose(list(outcome.history.train.values()), train, atol=1e-5)
+    np.testing.assert_allclose(list(outcome.history.evaluate.values()), evaluate, atol=1e-5)
 
 
 def test_the_same_seed_gives_the_same_bits(workers: Start) -> None:

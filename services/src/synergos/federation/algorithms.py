@@ -26,46 +26,21 @@ class Settings(BaseModel):
 
 
 class Averaging(Settings):
-    """FedAvg and FedProx, with central differential privacy if there is a clipping norm.
+    """FedAvg and FedProx; with both parameters under central differential privacy.
 
     Attributes:
-        noise_multiplier: standard deviation of the noise over the clipping norm, on the sum of the updates.
-        clipping_norm: largest L2 norm of a participant's update.
-        initial_clipping_norm: the same in round 1; it then follows `target_clipped_quantile` (adaptive clipping).
-        target_clipped_quantile: share of the updates that the norm should leave alone.
-        clip_norm_lr: how fast the norm follows.
-        clipped_count_stddev: noise on the number of clipped updates; None for a twentieth of the participants.
+        clipping_norm: largest L2 norm of a participant's update; what is longer is shortened.
+        noise_multiplier: standard deviation of the noise on the sum of the updates, over the clipping norm.
     """
 
-    noise_multiplier: float = Field(0.0, ge=0)
     clipping_norm: float | None = Field(None, gt=0)
-    initial_clipping_norm: float | None = Field(None, gt=0)
-    target_clipped_quantile: float = Field(0.5, ge=0, le=1)
-    clip_norm_lr: float = Field(0.2, gt=0)
-    clipped_count_stddev: float | None = Field(None, ge=0)
-
-    @property
-    def private(self) -> bool:
-        """Whether updates are clipped, and noise is added to their mean."""
-        return self.clipping_norm is not None or self.initial_clipping_norm is not None
+    noise_multiplier: float | None = Field(None, ge=0)
 
     @model_validator(mode="after")
-    def _one_norm(self) -> Self:
-        if self.clipping_norm is not None and self.initial_clipping_norm is not None:
-            raise ValueError("clipping_norm clips at a fixed norm, initial_clipping_norm adaptively: give one of them")
-        if self.noise_multiplier and not self.private:
-            raise ValueError("noise_multiplier needs clipping_norm (fixed) or initial_clipping_norm (adaptive)")
+    def _both(self) -> Self:
+        if (self.clipping_norm is None) != (self.noise_multiplier is None):
+            raise ValueError("clipping_norm and noise_multiplier go together: give both or neither")
         return self
-
-    def check_noise(self, participants: int) -> None:
-        """Raise `Invalid` if adaptive clipping cannot give the noise that is asked for."""
-        stddev = participants / 20 if self.clipped_count_stddev is None else self.clipped_count_stddev
-        if self.initial_clipping_norm is not None and 0 < 2 * stddev <= self.noise_multiplier:
-            raise Invalid(
-                f"noise_multiplier {self.noise_multiplier} must be below twice clipped_count_stddev ({stddev:g}, by "
-                "default a twentieth of the participants): lower the one, raise the other, or give clipping_norm "
-                "instead of initial_clipping_norm."
-            )
 
 
 class FedAvgM(Settings):
@@ -174,8 +149,8 @@ SETTINGS: dict[str, type[Settings]] = {
 ALGORITHMS: dict[str, frozenset[str]] = {name: frozenset(model.model_fields) for name, model in SETTINGS.items()}
 _TREES = "it joins trees of XGBoost, and a model here is a network"
 _SECURE = "Flower has it for its legacy server only, see docs/algorithms.md"
-_CENTRAL = "give FedAvg or FedProx a noise_multiplier with clipping_norm or initial_clipping_norm"
-_AT_CLIENT = "the TTP clips by the same arithmetic: give FedAvg or FedProx a noise_multiplier and a clipping norm"
+_FIXED = "give FedAvg or FedProx a clipping_norm and a noise_multiplier; the TTP clips by the same arithmetic"
+_ADAPTIVE = "Flower 1.42 moves its clipping norm the wrong way: give FedAvg or FedProx a clipping_norm that stays"
 REFUSED: dict[str, str] = {
     "FedGKT": "it sends every participant's labels and features to the orchestrator",
     "FedSplit": "the original never implemented it",
@@ -184,8 +159,8 @@ REFUSED: dict[str, str] = {
     "FedOpt": "it is the common base of FedAdagrad, FedAdam and FedYogi: name one of them",
     **dict.fromkeys(("FedXgbBagging", "FedXgbCyclic"), _TREES),
     **dict.fromkeys(("SecAgg", "SecAggPlus"), _SECURE),
-    **dict.fromkeys((f"DifferentialPrivacyServerSide{kind}Clipping" for kind in ("Fixed", "Adaptive")), _CENTRAL),
-    **dict.fromkeys((f"DifferentialPrivacyClientSide{kind}Clipping" for kind in ("Fixed", "Adaptive")), _AT_CLIENT),
+    **dict.fromkeys((f"DifferentialPrivacy{side}SideFixedClipping" for side in ("Server", "Client")), _FIXED),
+    **dict.fromkeys((f"DifferentialPrivacy{side}SideAdaptiveClipping" for side in ("Server", "Client")), _ADAPTIVE),
 }
 
 
@@ -217,6 +192,4 @@ def read(algorithm: str, free: Mapping[str, Any], participants: int) -> Settings
             f"algorithm {algorithm} with these parameters needs at least {settings.least} participants in every "
             f"round, and here are {participants}: register more, raise min_participants, or take another algorithm."
         )
-    if isinstance(settings, Averaging):
-        settings.check_noise(participants)
     return settings

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import queue
-import socket
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NoReturn
@@ -14,18 +14,14 @@ import httpx
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from synergos.errors import Cancelled, GridFailure
+from synergos.errors import Cancelled, GridFailure, SynergosError, Unreachable
 from synergos.federation import codec, identity
+from synergos.federation.line import Cancellation, Line
+from synergos.logs import get_logger
 
-# A peer that vanished without a word (power, network) is noticed within half a minute, however long a round may take.
-_KEEPALIVE = [
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
-]
-_CONNECT = 5.0
-_PAUSE = 0.2
+# Sessions that one message may cost: a worker that loses more has another trouble than a restart.
+_RENEWALS = 3
+_PAUSE = 1.0
 
 
 @dataclass(frozen=True)
@@ -37,29 +33,57 @@ class Endpoint:
     token: str
 
 
+@dataclass(frozen=True)
+class Lost:
+    """A participant that did not answer a message, and why."""
+
+    node_id: int
+    error: Unreachable
+
+
 class DirectGrid(Grid):
     """Flower's grid over the workers' data ports.
 
-    Node ids are 1, 2, … in the order of `endpoints`, and replies come in that order, whatever came first: sums of
-    floating-point numbers depend on it. A message whose connection breaks is sent again until `reconnect` seconds have
-    passed; workers answer a repeated message with the reply they already have. The first participant that fails ends
-    the exchange with `GridFailure`; the others are not waited for.
+    Node ids are 1, 2, … in the order of `endpoints`. A message is sent again when its connection breaks; workers answer
+    a repeated message with the reply they already have. A worker that has lost its session, because it was restarted,
+    gets a new one first. One that stays away for longer than `grace` is lost: it counts as absent until it is back,
+    which is looked for in the background.
 
     Args:
         endpoints: the participants.
-        reconnect: seconds that a worker may be unreachable.
+        grace: seconds that a worker may be away.
+        renew: opens the session of a node again, with its token; without it a lost session is a failure.
+        absent: nodes that are absent from the start, and why.
+        cancellation: of the job that this grid serves.
     """
 
-    def __init__(self, endpoints: Iterable[Endpoint], reconnect: float = 10.0) -> None:
+    def __init__(
+        self,
+        endpoints: Iterable[Endpoint],
+        *,
+        grace: float = 60.0,
+        renew: Callable[[int], None] | None = None,
+        absent: Mapping[int, Unreachable] | None = None,
+        cancellation: Cancellation | None = None,
+    ) -> None:
         identity.adopt()
-        self._reconnect = reconnect
         self._endpoints = dict(enumerate(endpoints, start=1))
-        # Transports, not clients: what a client adds (cookies, redirects, proxies) costs a third of a small round.
-        self._transports = {node: httpx.HTTPTransport(socket_options=_KEEPALIVE) for node in self._endpoints}
-        # One thread per worker, which alone uses its transport: it is closed when the last request is through.
+        self._cancellation = cancellation or Cancellation()
+        self._renew = renew
+        self._lines = {
+            node: Line(endpoint.participant_id, endpoint.url, f"{endpoint.url}/health", grace, self._cancellation)
+            for node, endpoint in self._endpoints.items()
+        }
+        # One thread per worker, which alone uses its line: it is closed when the last request is through.
         self._lanes = {node: ThreadPoolExecutor(1, f"grid-{node}") for node in self._endpoints}
-        self._answers: queue.SimpleQueue[Message | Exception] = queue.SimpleQueue()
-        self._cancelled: Cancelled | None = None
+        self._answers: queue.SimpleQueue[Message | Lost | Exception] = queue.SimpleQueue()
+        self._closed = threading.Event()
+        self._absent: dict[int, Unreachable] = {}
+        self._cancellation.on_cancel(self._wake)
+        for line in self._lines.values():
+            line.answered = True  # when it opened the session
+        for node, error in (absent or {}).items():
+            self._lose(node, error)
 
     def name(self, node_id: int) -> str:
         """Return the participant behind a node id."""
@@ -67,18 +91,28 @@ class DirectGrid(Grid):
 
     def cancel(self, reason: str) -> None:
         """Make the running exchange, and every later one, raise `Cancelled`. Callable from any thread."""
-        self._cancelled = Cancelled(reason)
-        self._answers.put(self._cancelled)
+        self._cancellation.cancel(reason)
 
     def close(self) -> None:
         """Let go of the connections, without waiting for requests that are still open."""
+        self._closed.set()
         for node, lane in self._lanes.items():
-            lane.submit(self._transports[node].close)
+            lane.submit(self._lines[node].close)
             lane.shutdown(wait=False)
 
+    @property
+    def participants(self) -> dict[int, str]:
+        """All node ids and their participants, the absent ones too."""
+        return {node: endpoint.participant_id for node, endpoint in self._endpoints.items()}
+
+    @property
+    def absent(self) -> dict[int, Unreachable]:
+        """The nodes that are absent now, and why."""
+        return dict(self._absent)
+
     def get_node_ids(self) -> list[int]:
-        """Return all node ids."""
-        return list(self._endpoints)
+        """Return the ids of all nodes that are not absent."""
+        return [node for node in self._endpoints if node not in self._absent]
 
     def create_message(
         self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
@@ -86,84 +120,114 @@ class DirectGrid(Grid):
         """Return a new message."""
         return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """Send each message to its node and return the replies, ordered by node id.
+    def exchange(self, messages: Iterable[Message], timeout: float | None) -> Iterator[Message | Lost]:
+        """Send each message to its node and yield what becomes of them, as it comes.
+
+        Args:
+            timeout: seconds that a participant may take.
 
         Raises:
-            GridFailure: a participant cannot be reached, does not answer in `timeout` seconds, or refuses.
-            Cancelled: `cancel` was called.
+            GridFailure: a participant refuses or gives nonsense; the others are not waited for.
+            Cancelled: the work was called off.
         """
         deadline = time.monotonic() + timeout if timeout is not None else None
         bodies: dict[int, bytes] = {}
         answers = self._answers = queue.SimpleQueue()
-        if self._cancelled:
-            raise self._cancelled
+        self._cancellation.check()
         waiting = 0
         for message in messages:
-            # A strategy gives all its messages of a round one content.
+            # A round gives all its messages one content.
             key = id(message.content)
             if key not in bodies:
                 bodies[key] = codec.encode(message.content)
             lane = self._lanes[message.metadata.dst_node_id]
             lane.submit(self._exchange, message, bodies[key], deadline, answers)
             waiting += 1
-        replies = []
+        bodies.clear()
         for _ in range(waiting):
             answer = answers.get()
             if isinstance(answer, Exception):
                 raise answer
+            if isinstance(answer, Lost):
+                self._lose(answer.node_id, answer.error)
+            yield answer
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """Send each message to its node and return the replies, ordered by node id.
+
+        Raises:
+            GridFailure: a participant is unreachable, or as `exchange` does.
+            Cancelled: the work was called off.
+        """
+        replies = []
+        for answer in self.exchange(messages, timeout):
+            if isinstance(answer, Lost):
+                raise answer.error
             replies.append(answer)
         return sorted(replies, key=lambda reply: reply.metadata.src_node_id)
 
     def _exchange(
-        self, message: Message, body: bytes, deadline: float | None, answers: queue.SimpleQueue[Message | Exception]
+        self,
+        message: Message,
+        body: bytes,
+        deadline: float | None,
+        answers: queue.SimpleQueue[Message | Lost | Exception],
     ) -> None:
         try:
             answers.put(self._ask(message, body, deadline))
+        except Unreachable as error:
+            answers.put(Lost(message.metadata.dst_node_id, error))
         except Exception as error:
             answers.put(error)
 
     def _ask(self, message: Message, body: bytes, deadline: float | None) -> Message:
         node = message.metadata.dst_node_id
+        endpoint = self._endpoints[node]
         config = message.content.get("config")
         server_round = config.get("server-round", 0) if isinstance(config, ConfigRecord) else 0
         path = f"/v1/messages/{message.metadata.message_type}/{server_round!r}/{node}"
-        answer = self._post(node, path, body, deadline)
-        try:
-            return Message(codec.decode(answer), reply_to=message)
-        except codec.Malformed as error:
-            raise self._failure(node, f"gave an unusable answer: {error.message}") from None
-
-    def _post(self, node: int, path: str, body: bytes, deadline: float | None) -> bytes:
-        endpoint = self._endpoints[node]
         headers = {"Authorization": f"Bearer {endpoint.token}", "Content-Type": codec.MEDIA_TYPE}
-        request = httpx.Request("POST", endpoint.url + path, headers=headers, content=body)
-        unreachable_since: float | None = None
-        while True:
+        for attempt in range(_RENEWALS + 1):
             left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                raise self._failure(node, "did not answer in time")
-            timeout = httpx.Timeout(left, connect=_CONNECT if left is None else min(_CONNECT, left))
-            request.extensions["timeout"] = timeout.as_dict()
-            try:
-                response = self._transports[node].handle_request(request)
-                response.read()
-            except (httpx.ReadTimeout, httpx.WriteTimeout):
-                raise self._failure(node, "did not answer in time") from None
-            except httpx.TransportError as error:
-                # A broken connection after a long wait is news of this moment, not of the moment of sending.
-                now = time.monotonic()
-                unreachable_since = unreachable_since or now
-                if now - unreachable_since >= self._reconnect or self._cancelled:
-                    raise self._failure(node, f"cannot be reached at {endpoint.url}: {error}") from None
-                time.sleep(_PAUSE)
-                continue
+            response = self._lines[node].ask("POST", path, body, headers, left)
             if response.status_code == httpx.codes.OK:
-                return response.content
-            raise self._failure(node, _complaint(response))
+                break
+            no_session = response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.NOT_FOUND)
+            if not no_session or self._renew is None or attempt == _RENEWALS:
+                raise GridFailure(f"Participant {self.name(node)} {_complaint(response)}")
+            self._renew(node)
+        try:
+            return Message(codec.decode(response.content), reply_to=message)
+        except codec.Malformed as error:
+            raise GridFailure(f"Participant {self.name(node)} gave an unusable answer: {error.message}") from None
 
-    def _failure(self, node: int, what: str) -> GridFailure:
-        return GridFailure(f"Participant {self.name(node)} {what}")
+    def _lose(self, node: int, error: Unreachable) -> None:
+        self._absent[node] = error
+        self._lanes[node].submit(self._look_out, node)
+
+    def _look_out(self, node: int) -> None:
+        """Wait until the worker is back, and give it a session for the rounds to come."""
+        log = get_logger("grid").bind(participant=self.name(node))
+        log.warning("participant left out", reason=self._absent[node].message)
+        while not self._closed.wait(_PAUSE):
+            try:
+                self._cancellation.check()
+                if self._lines[node].alive() and not self._closed.is_set():
+                    if self._renew is not None:
+                        self._renew(node)
+                    log.info("participant is back")
+                    del self._absent[node]
+                    return
+            except Cancelled:
+                return
+            except SynergosError as error:
+                log.warning("participant is back without a session", reason=error.message)
+
+    def _wake(self) -> None:
+        try:
+            self._cancellation.check()
+        except Cancelled as error:
+            self._answers.put(error)
 
     def set_run(self, run: object) -> None:
         """Not used: a direct grid serves the run that it was made for."""

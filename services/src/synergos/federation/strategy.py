@@ -1,4 +1,4 @@
-"""The server's part of a run: Flower's strategies, with a record of what every round brought.
+"""The server's part of a run: rounds over a grid, with a record of what every round brought.
 
 A round is one exchange. Flower's own loop sends the aggregated weights out twice, once to be evaluated and once to be
 trained on; here the workers evaluate the weights that the next round brings them anyway, and only the last round's are
@@ -7,198 +7,262 @@ sent for evaluation alone.
 
 from __future__ import annotations
 
-import contextlib
-import logging
+import copy
+import json
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from flwr.serverapp import Grid
-from flwr.serverapp import strategy as flower
 
-from synergos.errors import GridFailure
-from synergos.federation import codec
-from synergos.federation.grid import DirectGrid
+from synergos.errors import GridFailure, Unreachable
+from synergos.federation.aggregation import Aggregation
+from synergos.federation.checkpoint import Snapshot
+from synergos.federation.grid import DirectGrid, Lost
 from synergos.federation.parameters import Parameters
 from synergos.federation.training import Stagnation
+from synergos.jobs import ParticipantRound, RoundProgress
 
-# Flower narrates each round in a dozen lines; the run's own record is the progress callback.
-logging.getLogger("flwr").setLevel(logging.ERROR)
-
-Progress = Callable[[int, "History"], None]
+# Called after each round with what is needed to go on from there, and the losses.
+AfterRound = Callable[[Snapshot, "History"], None]
+_MAX_SCHEDULE = 65_536
 
 
 class History:
-    """Losses per round, counted from 0.
+    """Losses by round, counted from 0.
 
     Attributes:
         train: mean over all training rows of the losses that the participants ended the round with.
         evaluate: mean over all `evaluate` rows, for the aggregated weights of the round; empty without such rows.
-        local: participant → its own training losses.
+        local: participant → its own training losses in the rounds that it took part in.
+        left_out: participants that missed a round.
     """
 
-    def __init__(self, participants: Iterable[str]) -> None:
-        self.train: list[float] = []
-        self.evaluate: list[float] = []
-        self.local: dict[str, list[float]] = {participant_id: [] for participant_id in participants}
+    def __init__(self, participants: Sequence[str], rounds: Sequence[RoundProgress]) -> None:
+        self.train: dict[int, float] = {}
+        self.evaluate: dict[int, float] = {}
+        self.local: dict[str, dict[int, float]] = {name: {} for name in participants}
+        self.left_out: list[str] = []
+        for progress in rounds:
+            self.add(progress)
+
+    def add(self, progress: RoundProgress) -> None:
+        """Take the next round."""
+        index = progress.round - 1
+        self.train[index] = progress.train_loss
+        if progress.previous_evaluate_loss is not None:
+            self.evaluate[index - 1] = progress.previous_evaluate_loss
+        for name, share in progress.participants.items():
+            self.local[name][index] = share.loss
+        self.left_out += [name for name in progress.left_out if name not in self.left_out]
 
 
+@dataclass(frozen=True)
 class Outcome:
-    """What a run ends with: the global weights, each participant's last own weights, and the losses."""
+    """What a run ends with.
 
-    def __init__(self, weights: ArrayRecord, local: dict[str, ArrayRecord], history: History) -> None:
-        self.weights, self.local, self.history = weights, local, history
+    Attributes:
+        weights: global weights of the best round.
+        local: participant → its last own weights.
+        best_round: from 1: the round with the lowest loss on the `evaluate` sets, without such the last.
+    """
+
+    weights: ArrayRecord
+    local: dict[str, ArrayRecord]
+    history: History
+    best_round: int
 
 
-class _Stagnated(Exception):
-    """The run has stopped to improve: the weights that the current round started from are final."""
+def run(
+    grid: DirectGrid,
+    snapshot: Snapshot,
+    aggregation: Aggregation,
+    parameters: Parameters,
+    settings: Mapping[str, str],
+    round_timeout: float,
+    after_round: AfterRound,
+) -> Outcome:
+    """Train over `grid` and return what came out.
+
+    Args:
+        snapshot: where to start: the weights alone, or what a call of `after_round` was given.
+        settings: texts sent with every message, `architecture` and `parameters` among them.
+        round_timeout: seconds that a participant may take for one message.
+
+    Raises:
+        GridFailure: a participant failed, or too few are left; the message names who.
+        Cancelled: the work was called off.
+    """
+    return _Run(grid, snapshot, aggregation, parameters, settings, round_timeout).go(after_round)
 
 
-class _Recording(flower.FedAvg):
-    """What every strategy of ours adds to Flower's: checks, history, evaluation on the way, early stopping."""
+class _Run:
+    def __init__(
+        self,
+        grid: DirectGrid,
+        snapshot: Snapshot,
+        aggregation: Aggregation,
+        parameters: Parameters,
+        settings: Mapping[str, str],
+        round_timeout: float,
+    ) -> None:
+        self.grid, self.snapshot, self.aggregation, self.settings = grid, snapshot, aggregation, settings
+        self.rounds, self.timeout = parameters.rounds, round_timeout
+        self.needed = parameters.min_participants or len(grid.participants)
+        self.history = History(list(grid.participants.values()), snapshot.rounds)
+        self.best_loss = min(self.history.evaluate.values(), default=math.inf)
+        self.stagnation = Stagnation(parameters.patience, parameters.delta)
+        aggregation.restore(snapshot.server)
+        for index in range(len(snapshot.rounds) - 1):
+            self._stagnates(index)
 
-    def prepare(self, grid: DirectGrid, parameters: Parameters, progress: Progress) -> None:
-        self.grid, self.progress, self.rounds = grid, progress, parameters.rounds
-        self.history = History(grid.name(node) for node in grid.get_node_ids())
-        self.local: dict[str, ArrayRecord] = {}
-        self.weights = ArrayRecord()
-        self._stagnation = Stagnation(parameters.patience, parameters.delta)
+    def go(self, after_round: AfterRound) -> Outcome:
+        """Take the rounds that are left."""
+        snapshot, history = self.snapshot, self.history
+        for server_round in range(len(snapshot.rounds) + 1, self.rounds + 1):
+            begin = time.perf_counter()
+            config = ConfigRecord({**self.settings, "evaluate": server_round > 1})
+            if snapshot.schedules:
+                config["schedules"] = json.dumps(snapshot.schedules)
+            self.aggregation.configure(server_round, snapshot.weights, config, self.grid)
+            # A participant's last weights make room for its next ones, unless this round may be one too many:
+            # nothing else of the size of all replies is kept.
+            may_stop = self._may_stop()
+            replies: list[Message] = []
+            for reply in self._exchange("train", snapshot.weights, config):
+                self._check(reply)
+                if not may_stop:
+                    snapshot.local.pop(self._who(reply), None)
+                replies.append(reply)
+            replies.sort(key=lambda reply: reply.metadata.src_node_id)
+            loss = self._evaluated(server_round - 1, replies) if server_round > 1 else None
+            if server_round > 1 and self._stagnates(server_round - 2):
+                return self._outcome()
+            local = {self._who(reply): _arrays(reply) for reply in replies}
+            weights = self.aggregation.aggregate(server_round, replies, snapshot.weights)
+            self._check_finite(weights, local)
+            snapshot.weights, snapshot.local = weights, snapshot.local | local
+            snapshot.server = self.aggregation.state
+            self._take_schedules(replies)
+            progress = RoundProgress(
+                round=server_round,
+                rounds=self.rounds,
+                seconds=time.perf_counter() - begin,
+                train_loss=_mean(replies, "train-loss", "num-examples"),
+                previous_evaluate_loss=loss,
+                participants={self._who(reply): _share(reply) for reply in replies},
+                left_out=[name for name in self.grid.participants.values() if name not in local],
+            )
+            snapshot.rounds.append(progress)
+            history.add(progress)
+            kept = (
+                snapshot.local
+                if self._may_stop()
+                else {name: snapshot.local[name] for name in snapshot.local.keys() - local}
+            )
+            after_round(replace(snapshot, local=kept), history)
+        config = ConfigRecord({**self.settings, "server-round": self.rounds})
+        replies = sorted(self._exchange("evaluate", snapshot.weights, config), key=lambda r: r.metadata.src_node_id)
+        self._evaluated(self.rounds, replies)
+        return self._outcome()
 
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        self.weights = arrays
-        config["evaluate"] = server_round > 1
-        return super().configure_train(server_round, arrays, config, grid)
+    def _exchange(self, kind: str, weights: ArrayRecord, config: ConfigRecord) -> Iterator[Message]:
+        content = RecordDict({"arrays": weights, "config": config})
+        nodes = self.grid.get_node_ids()
+        lost = self.grid.absent
+        self._check_enough(len(nodes), lost)
+        for answer in self.grid.exchange(
+            (self.grid.create_message(content, kind, node, "") for node in nodes), self.timeout
+        ):
+            if isinstance(answer, Lost):
+                lost[answer.node_id] = answer.error
+                self._check_enough(len(self.grid.participants) - len(lost), lost)
+            else:
+                yield answer
 
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        replies = list(replies)
-        local = {self._who(reply): self._update(reply) for reply in replies}
-        if server_round > 1:
-            self._evaluated(replies)
-            monitored = self.history.evaluate or self.history.train
-            if self._stagnation.after(monitored[-1]):
-                raise _Stagnated
-        self.local = local
+    def _check_enough(self, left: int, lost: Mapping[int, Unreachable]) -> None:
+        if left >= self.needed:
+            return
+        reasons = " ".join(f"{error.message.rstrip('.')}." for _, error in sorted(lost.items()))
+        if self.needed < len(self.grid.participants):
+            reasons = f"min_participants is {self.needed}, and {left} are left. {reasons}"
+        raise GridFailure(reasons)
+
+    def _evaluated(self, server_round: int, replies: Sequence[Message]) -> float | None:
+        """Take the evaluation of the weights of `server_round`, which are still the newest."""
+        if not any(_number(reply, "evaluate-examples") for reply in replies):
+            return None
+        loss = _mean(replies, "evaluate-loss", "evaluate-examples")
+        if loss < self.best_loss:
+            self.best_loss, self.snapshot.best = loss, self.snapshot.weights
+        self.history.evaluate[server_round - 1] = loss
+        return loss
+
+    def _stagnates(self, index: int) -> bool:
+        """Whether the run should have ended after round `index` (from 0)."""
+        evaluate = self.history.evaluate
+        if index in evaluate:
+            return self.stagnation.after(evaluate[index])
+        # Without the participants that have rows to evaluate, a round shows nothing.
+        return not any(earlier < index for earlier in evaluate) and self.stagnation.after(self.history.train[index])
+
+    def _may_stop(self) -> bool:
+        return copy.copy(self.stagnation).after(math.inf)
+
+    def _outcome(self) -> Outcome:
+        losses = self.history.evaluate
+        best_round = min(losses, key=losses.__getitem__) + 1 if losses else len(self.snapshot.rounds)
+        local = {name: self.snapshot.local[name] for name in self.history.local if name in self.snapshot.local}
+        return Outcome(self.snapshot.best or self.snapshot.weights, local, self.history, best_round)
+
+    def _take_schedules(self, replies: Sequence[Message]) -> None:
         for reply in replies:
-            self.history.local[self._who(reply)].append(_number(reply, "train-loss"))
-        self.history.train.append(_mean(replies, "train-loss", "num-examples"))
-        arrays, metrics = super().aggregate_train(server_round, replies)
-        if arrays is not None:
-            self._check_finite(arrays)
-            self.weights = arrays = _as_before(arrays, self.weights)
-        self.progress(server_round, self.history)
-        return arrays, metrics
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        if server_round < self.rounds:
-            return []
-        return super().configure_evaluate(server_round, arrays, config, grid)
-
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        if replies := list(replies):
-            self._evaluated(replies)
-        return None
-
-    def _evaluated(self, replies: Sequence[Message]) -> None:
-        if any(_number(reply, "evaluate-examples") for reply in replies):
-            self.history.evaluate.append(_mean(replies, "evaluate-loss", "evaluate-examples"))
+            config = reply.content.get("config")
+            state = config.get("schedule") if isinstance(config, ConfigRecord) else None
+            if state is None:
+                continue
+            try:
+                if not isinstance(state, str) or len(state) > _MAX_SCHEDULE:
+                    raise ValueError
+                self.snapshot.schedules[str(reply.metadata.src_node_id)] = json.loads(state)
+            except (ValueError, RecursionError):
+                raise GridFailure(f"Participant {self._who(reply)} gave an unusable state of its schedule.") from None
 
     def _who(self, reply: Message) -> str:
         return self.grid.name(reply.metadata.src_node_id)
 
-    def _update(self, reply: Message) -> ArrayRecord:
-        """Return the weights of a reply if they fit the model, whatever the participant says they are."""
-        record = reply.content.get(self.arrayrecord_key)
-        if not isinstance(record, ArrayRecord) or record.keys() != self.weights.keys():
+    def _check(self, reply: Message) -> None:
+        """Make sure that the weights of a reply fit the model, whatever the participant says they are."""
+        record, weights = reply.content.get("arrays"), self.snapshot.weights
+        if not isinstance(record, ArrayRecord) or record.keys() != weights.keys():
             raise GridFailure(f"Participant {self._who(reply)} gave no weights of this model.")
         for name, array in record.items():
-            expected = self.weights[name]
-            if array.shape != expected.shape or array.dtype != expected.dtype:
+            if array.shape != weights[name].shape or array.dtype != weights[name].dtype:
                 raise GridFailure(f"Participant {self._who(reply)} gave weights {name} of another shape or type.")
         if _number(reply, "num-examples") < 1 or not math.isfinite(_number(reply, "train-loss")):
             raise GridFailure(f"Participant {self._who(reply)} gave no usable number of rows or loss.")
-        return record
 
-    def _check_finite(self, arrays: ArrayRecord) -> None:
+    def _check_finite(self, weights: ArrayRecord, local: Mapping[str, ArrayRecord]) -> None:
         # One bad number anywhere shows in the average, so that in a sound round only that is looked at.
-        for name, array in arrays.items():
+        for name, array in weights.items():
             if not np.isfinite(array.numpy()).all():
-                guilty = [who for who, own in self.local.items() if not np.isfinite(own[name].numpy()).all()]
+                guilty = [who for who, own in local.items() if not np.isfinite(own[name].numpy()).all()]
                 raise GridFailure(
                     f"The weights {name} of {', '.join(guilty) or 'all together'} are no longer finite: "
                     "lower lr (or max_lr), or check the data for extreme values."
                 )
 
 
-class FedAvg(_Recording):
-    """Flower's FedAvg."""
-
-
-class FedProx(_Recording, flower.FedProx):
-    """Flower's FedProx."""
-
-
-def make_strategy(parameters: Parameters, participants: int) -> _Recording:
-    """Return the strategy that the run's `algorithm` names; all participants take part in every round."""
-    options: dict[str, Any] = {
-        "min_train_nodes": participants,
-        "min_evaluate_nodes": participants,
-        "min_available_nodes": participants,
-        # The history takes its own means, each over the rows that belong to it.
-        "train_metrics_aggr_fn": lambda *_: MetricRecord(),
-    }
-    if parameters.algorithm == "FedProx":
-        return FedProx(proximal_mu=parameters.mu, **options)
-    return FedAvg(**options)
-
-
-def run(
-    grid: DirectGrid,
-    weights: ArrayRecord,
-    parameters: Parameters,
-    settings: dict[str, str],
-    progress: Progress,
-    round_timeout: float,
-) -> Outcome:
-    """Train over `grid` and return what came out.
-
-    Args:
-        weights: to start from.
-        settings: `architecture` and `parameters` as JSON, sent with every message.
-        progress: called after each round.
-        round_timeout: seconds that a participant may take for one message.
-
-    Raises:
-        GridFailure: a participant failed; the message names it.
-        Cancelled: the grid was cancelled.
-    """
-    strategy = make_strategy(parameters, len(grid.get_node_ids()))
-    strategy.prepare(grid, parameters, progress)
-    with contextlib.suppress(_Stagnated):
-        strategy.start(
-            grid,
-            weights,
-            num_rounds=parameters.rounds,
-            timeout=round_timeout,
-            train_config=ConfigRecord(dict(settings)),
-            evaluate_config=ConfigRecord(dict(settings)),
-        )
-    return Outcome(strategy.weights, strategy.local, strategy.history)
-
-
 def query(
-    grid: DirectGrid, weights: ArrayRecord, settings: dict[str, str], meta: str, timeout: float
+    grid: DirectGrid, weights: ArrayRecord, settings: Mapping[str, str], meta: str, timeout: float
 ) -> dict[str, str]:
     """Have every participant run the model on its set `meta`; return participant → its JSON answer."""
     content = RecordDict({"arrays": weights, "config": ConfigRecord({**settings, "meta": meta})})
-    messages = [grid.create_message(content, "query", node, "") for node in grid.get_node_ids()]
+    for error in grid.absent.values():
+        raise error
+    messages = [grid.create_message(content, "query", node, "") for node in grid.participants]
     answers: dict[str, str] = {}
     for reply in grid.send_and_receive(messages, timeout=timeout):
         name = grid.name(reply.metadata.src_node_id)
@@ -207,6 +271,18 @@ def query(
             raise GridFailure(f"Participant {name} gave no result.")
         answers[name] = str(config["result"])
     return answers
+
+
+def _arrays(reply: Message) -> ArrayRecord:
+    record = reply.content["arrays"]
+    assert isinstance(record, ArrayRecord)
+    return record
+
+
+def _share(reply: Message) -> ParticipantRound:
+    return ParticipantRound(
+        loss=_number(reply, "train-loss"), rows=int(_number(reply, "num-examples")), seconds=_number(reply, "seconds")
+    )
 
 
 def _number(reply: Message, key: str) -> float:
@@ -221,11 +297,3 @@ def _number(reply: Message, key: str) -> float:
 def _mean(replies: Sequence[Message], key: str, weight: str) -> float:
     weights = [_number(reply, weight) for reply in replies]
     return sum(w * _number(reply, key) for w, reply in zip(weights, replies, strict=True)) / sum(weights)
-
-
-def _as_before(arrays: ArrayRecord, reference: ArrayRecord) -> ArrayRecord:
-    """Return `arrays` in the element types of `reference`: averages of whole numbers (counters) are rounded."""
-    for name, array in arrays.items():
-        if array.dtype != reference[name].dtype:
-            arrays[name] = codec.to_array(np.rint(array.numpy()).astype(reference[name].dtype))
-    return arrays

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import secrets
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,8 +15,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from synergos.errors import GridFailure, Invalid, NotFound, SynergosError
+from synergos import __version__
+from synergos.errors import Cancelled, GridFailure, Invalid, NotFound, SynergosError, Unreachable
 from synergos.federation import alignment
+from synergos.federation.line import Cancellation
 from synergos.ids import check_id
 from synergos.jobs import (
     AlignJob,
@@ -27,6 +31,7 @@ from synergos.jobs import (
     RunJob,
     TrainJob,
     TrainResult,
+    Watch,
 )
 from synergos.logs import get_logger
 from synergos.ttp.workers import WorkerClient
@@ -34,6 +39,7 @@ from synergos.ttp.workers import WorkerClient
 if TYPE_CHECKING:
     from flwr.app import ArrayRecord
 
+    from synergos.federation.checkpoint import Snapshot
     from synergos.federation.grid import DirectGrid
     from synergos.federation.layers import Network
     from synergos.federation.parameters import Parameters
@@ -42,6 +48,10 @@ if TYPE_CHECKING:
 # torch and Flower take two seconds to load: the methods that need them import them, and `warm_up` does so in advance.
 S = TypeVar("S")
 T = TypeVar("T")
+# Seconds that a worker may be away where no run says otherwise.
+_GRACE = 60.0
+# In the folder of a run: what it needs to go on after a kill, and the models that are kept on the way.
+_UNFINISHED, _CHECKPOINTS = "unfinished", "checkpoints"
 
 
 class GridEngine:
@@ -59,7 +69,7 @@ class GridEngine:
         self._round_timeout = round_timeout
         self._log = get_logger("ttp.engine")
         self._lock = threading.Lock()
-        self._grid: DirectGrid | None = None
+        self._job: Cancellation | None = None
 
     def warm_up(self) -> None:
         """Load what the first job would otherwise wait for."""
@@ -68,10 +78,10 @@ class GridEngine:
         warm_up()
 
     def cancel(self, reason: str) -> None:
-        """Make the training or inference that is under way end with an error; nothing happens if none is."""
+        """Make the job that is under way end with `Cancelled`. See `Engine.cancel`."""
         with self._lock:
-            if self._grid is not None:
-                self._grid.cancel(reason)
+            if self._job is not None:
+                self._job.cancel(reason)
 
     def align(self, job: AlignJob) -> AlignResult:
         """Poll every party, then compute the alignment and fit the models. See `Engine.align`."""
@@ -96,39 +106,62 @@ class GridEngine:
             raise Invalid(f"Participant {participant_id} has no alignment: align the project first.")
         return alignment.place(self._poll(job, [party])[participant_id], party.alignment.layout)
 
-    def train(self, job: TrainJob) -> TrainResult:
+    def train(self, job: TrainJob, watch: Watch | None = None) -> TrainResult:
         """Train one combination and write its files. See `Engine.train`."""
         import torch
 
         from synergos.federation import strategy, training
+        from synergos.federation.aggregation import Aggregation
+        from synergos.federation.checkpoint import Checkpoint, Snapshot
         from synergos.federation.layers import Network
 
         parameters, settings = self._check(job)
-        folder = self._folder(job)
-        with _writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(parameters.seed)
         network = Network(job.model)
+        fresh = Snapshot(training.to_record(network))
+        needed = parameters.min_participants or len(job.parties)
+        trained = frozenset(name for name, _ in network.named_parameters())
+        aggregation = Aggregation(parameters, len(job.parties), needed, trained, fresh.weights)
+
+        folder = self._folder(job)
+        checkpoint = Checkpoint(folder / _UNFINISHED, _fingerprint(job))
         log = self._log.bind(combination=_title(job), rounds=parameters.rounds)
         begin = time.perf_counter()
 
-        def progress(server_round: int, history: History) -> None:
-            log.info(
-                "round",
-                round=server_round,
-                train_loss=history.train[-1],
-                # Of the weights that this round started from: they are evaluated where they are trained on.
-                previous_evaluate_loss=history.evaluate[-1] if history.evaluate else None,
-                seconds=round(time.perf_counter() - begin, 3),
-            )
+        def after_round(snapshot: Snapshot, history: History) -> None:
+            progress = snapshot.rounds[-1]
+            with _writing(folder):
+                if progress.round < parameters.rounds:
+                    checkpoint.save(snapshot)
+                if parameters.checkpoints and progress.round % parameters.checkpoints == 0:
+                    _keep(folder / _CHECKPOINTS / f"round_{progress.round}", network, snapshot, history)
+            log.info("round", **progress.model_dump(exclude={"rounds"}))
+            if watch is not None:
+                watch(progress)
 
-        with self._sessions(job, job.parties) as grid:
-            outcome = strategy.run(
-                grid, training.to_record(network), parameters, settings, progress, self._round_timeout
-            )
-        log.info("trained", seconds=round(time.perf_counter() - begin, 3))
-        with _writing(folder):
-            return TrainResult(paths=_write(folder, network, outcome))
+        with self._under_way() as cancellation:
+            with _writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                snapshot = checkpoint.load(fresh)
+                if not snapshot.rounds:
+                    shutil.rmtree(folder / _CHECKPOINTS, ignore_errors=True)
+            try:
+                with self._sessions(job, job.parties, needed, parameters.grace, cancellation) as grid:
+                    outcome = strategy.run(
+                        grid, snapshot, aggregation, parameters, settings, self._round_timeout, after_round
+                    )
+                cancellation.check()
+                log.info("trained", seconds=round(time.perf_counter() - begin, 3), best_round=outcome.best_round)
+                with _writing(folder):
+                    paths = _write(folder, network, outcome)
+            except SynergosError:
+                checkpoint.delete()
+                raise
+            # Anything else is a process that comes to its end: it goes on at the next start.
+            checkpoint.delete()
+        if parameters.checkpoints:
+            paths["global"]["checkpoints"] = str(folder / _CHECKPOINTS)
+        return TrainResult(paths=paths)
 
     def infer(self, job: InferJob) -> InferResult:
         """Run the global model at the named participants that have data for the meta. See `Engine.infer`."""
@@ -137,7 +170,7 @@ class GridEngine:
         from synergos.federation import strategy, training
         from synergos.federation.layers import Network
 
-        _, settings = self._check(job)
+        parameters, settings = self._check(job)
         named = [party for party in job.parties if party.node.participant_id in job.participants]
         parties = [party for party in named if getattr(party.tags, job.meta)]
         if not parties:
@@ -150,9 +183,23 @@ class GridEngine:
             network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         except (pickle.UnpicklingError, OSError, RuntimeError, ValueError, EOFError):
             raise Invalid(f"The stored model of {_title(job)} does not fit its experiment: train it again.") from None
-        with self._sessions(job, parties) as grid:
-            answers = strategy.query(grid, training.to_record(network), settings, job.meta, self._round_timeout)
+        weights = training.to_record(network)
+        with (
+            self._under_way() as cancellation,
+            self._sessions(job, parties, len(parties), parameters.grace, cancellation) as grid,
+        ):
+            answers = strategy.query(grid, weights, settings, job.meta, self._round_timeout)
         return InferResult(results={name: json.loads(answer) for name, answer in answers.items()})
+
+    @contextmanager
+    def _under_way(self) -> Iterator[Cancellation]:
+        with self._lock:
+            job = self._job = Cancellation()
+        try:
+            yield job
+        finally:
+            with self._lock:
+                self._job = None
 
     def _poll(self, job: AlignJob, parties: Sequence[Party]) -> dict[str, alignment.Poll]:
         if not parties:
@@ -162,11 +209,12 @@ class GridEngine:
                 raise Invalid(f"Participant {party.node.participant_id} has no train tags in {job.project_id}.")
 
         def ask(party: Party) -> alignment.Poll:
-            with WorkerClient(party.node, self._request_timeout) as worker:
+            with WorkerClient(party.node, self._request_timeout, _GRACE, cancellation) as worker:
                 data = worker.poll(job.collab_id, job.project_id, job.action, party.tags.model_dump())
             return alignment.Poll.read(party.node.participant_id, data)
 
-        polls = _everywhere(ask, parties)
+        with self._under_way() as cancellation:
+            polls = _everywhere(ask, parties)
         return {party.node.participant_id: poll for party, poll in zip(parties, polls, strict=True)}
 
     def _check(self, job: RunJob) -> tuple[Parameters, dict[str, str]]:
@@ -177,9 +225,18 @@ class GridEngine:
         if not job.parties:
             raise Invalid(f"Project {job.project_id} has no participants: register them first.")
         parameters = Parameters.read(job.parameters)
+        settings = {
+            "architecture": json.dumps(job.model),
+            "parameters": json.dumps({key: value for key, value in job.parameters.items() if value is not None}),
+        }
+        if (parameters.min_participants or 0) > len(job.parties):
+            raise Invalid(
+                f"min_participants is {parameters.min_participants}, but project {job.project_id} has "
+                f"{len(job.parties)} participants."
+            )
         if job.auto_align:
             layout = _layout(job)
-            network, width = probe(job.model, (len(layout.X),))
+            network, width = probe(job.model, layout.row_shape)
             classes = max(2, len(layout.y))
             if job.action == "classify" and width != classes and not (classes == 2 and width == 1):
                 raise Invalid(
@@ -188,39 +245,62 @@ class GridEngine:
                 )
             parameters.check(job.action, network.final, width)
         else:
+            layout = Layout()
             outline(job.model)
-        return parameters, {
-            "architecture": json.dumps(job.model),
-            "parameters": json.dumps({key: value for key, value in job.parameters.items() if value is not None}),
-        }
+        if parameters.class_weights is not None:
+            settings["class_weights"] = json.dumps(_class_weights(parameters.class_weights, job, layout))
+        return parameters, settings
 
     @contextmanager
-    def _sessions(self, job: RunJob, parties: Sequence[Party]) -> Iterator[DirectGrid]:
-        """Initialise every party behind a fresh token; terminate all of them whatever happens."""
+    def _sessions(
+        self, job: RunJob, parties: Sequence[Party], needed: int, grace: float, cancellation: Cancellation
+    ) -> Iterator[DirectGrid]:
+        """Initialise every party behind a fresh token; terminate all of them whatever happens.
+
+        A party that never answers is absent from the grid, as long as `needed` ones are there.
+        """
         from synergos.federation.grid import DirectGrid, Endpoint
 
-        # Seeds and sums follow this order, so it must not depend on who registered first.
+        # Seeds and sums follow this order, so it must not depend on who registered first, nor on who is there.
         parties = sorted(parties, key=lambda party: party.node.participant_id)
         endpoints = [
             Endpoint(node.participant_id, f"http://{node.host}:{node.data_port}", secrets.token_urlsafe(32))
             for node in (party.node for party in parties)
         ]
-        with ExitStack() as stack:
-            workers = [stack.enter_context(WorkerClient(party.node, self._request_timeout)) for party in parties]
-            grid = DirectGrid(endpoints)
-            with self._lock:
-                self._grid = grid
+        ended = threading.Event()
+
+        def renew(node_id: int) -> None:
+            worker, party, endpoint = workers[node_id - 1], parties[node_id - 1], endpoints[node_id - 1]
+            worker.initialise(job, party, endpoint.token)
+            if ended.is_set():
+                worker.terminate(job)
+
+        def first(node_id: int) -> Unreachable | None:
             try:
-                _everywhere(
-                    lambda seat: seat[0].initialise(job, seat[1], seat[2].token),
-                    list(zip(workers, parties, endpoints, strict=True)),
-                )
-                yield grid
+                renew(node_id)
+            except Unreachable as error:
+                return error
+            return None
+
+        with ExitStack() as stack:
+            workers = [
+                stack.enter_context(WorkerClient(party.node, self._request_timeout, grace, cancellation))
+                for party in parties
+            ]
+            try:
+                nodes = range(1, len(parties) + 1)
+                outcomes = _everywhere(first, nodes)
+                absent = {node: error for node, error in zip(nodes, outcomes, strict=True) if error}
+                if len(parties) - len(absent) < needed:
+                    raise GridFailure(" ".join(error.message for error in absent.values()))
+                grid = DirectGrid(endpoints, grace=grace, renew=renew, absent=absent, cancellation=cancellation)
+                try:
+                    yield grid
+                finally:
+                    grid.close()
             finally:
-                with self._lock:
-                    self._grid = None
+                ended.set()
                 _everywhere(lambda worker: worker.terminate(job), workers)
-                grid.close()
 
     def _folder(self, job: RunJob) -> Path:
         ids = (job.collab_id, job.project_id, job.expt_id, job.run_id)
@@ -240,46 +320,121 @@ def _layout(job: RunJob) -> Layout:
     return layouts[0]
 
 
+def _class_weights(given: str | list[float], job: RunJob, layout: Layout) -> list[float]:
+    """Return the weight of each aligned class: those given, or inversely to the classes' rows."""
+    if job.action != "classify":
+        raise Invalid("class_weights are for classification, and this project is a regression: leave them out.")
+    if isinstance(given, list):
+        if job.auto_align and len(given) != len(layout.y):
+            raise Invalid(
+                f"class_weights has {len(given)} weights, and the classes are {len(layout.y)}: {', '.join(layout.y)}."
+            )
+        return given
+    rows = [layout.counts.get(name, 0) for name in layout.y]
+    if not rows or not all(rows):
+        unknown = ", ".join(name for name, count in zip(layout.y, rows, strict=True) if not count)
+        raise Invalid(
+            f"class_weights 'balanced' needs the training rows of every class, and those of {unknown or 'all'} are not "
+            "known: align the project (again), or give a list of weights."
+        )
+    return [sum(rows) / (len(rows) * count) for count in rows]
+
+
+def _fingerprint(job: TrainJob) -> str:
+    """Identify everything that decides what a run ends with."""
+    content = job.model_dump(mode="json")
+    content["parties"].sort(key=lambda party: party["node"]["participant_id"])
+    return hashlib.sha256(json.dumps([__version__, content], sort_keys=True).encode()).hexdigest()
+
+
 def _everywhere(call: Callable[[S], T], items: Sequence[S]) -> list[T]:
     """Return `call` of each item, all at once; several failures become one that names all of them."""
     with ThreadPoolExecutor(len(items)) as pool:
         futures = [pool.submit(call, item) for item in items]
     failures = [error for future in futures if (error := future.exception())]
+    for error in failures:
+        if isinstance(error, Cancelled):
+            raise error
     if len(failures) > 1 and all(isinstance(error, SynergosError) for error in failures):
         raise GridFailure(" ".join(str(error) for error in failures))
     return [future.result() for future in futures]
 
 
-def _write(folder: Path, network: Network, outcome: Outcome) -> dict[str, dict[str, str]]:
-    import torch
-
-    from synergos.federation import training
-
-    def save(name: str, weights: ArrayRecord, losses: dict[str, Any]) -> dict[str, str]:
-        training.load_record(network, weights)
-        model, history = folder / f"{name}.pt", folder / f"{name.replace('_model', '_loss_history', 1)}.json"
-        _replace(model, lambda path: torch.save(network.state_dict(), path))
-        _replace(history, lambda path: path.write_text(json.dumps(losses)))
-        return {"path": str(model), "loss_history": str(history)}
-
+def _write(folder: Path, network: Network, outcome: Outcome) -> dict[str, dict[str, Any]]:
+    """Write the models and histories of a run and return where they are."""
     history = outcome.history
-    losses = {"train": _numbered(history.train), "evaluate": _numbered(history.evaluate)}
-    paths = {"global": {"origin": "ttp", **save("global_model", outcome.weights, losses)}}
-    for number, (participant_id, weights) in enumerate(outcome.local.items(), start=1):
-        files = save(f"local_model_{participant_id}", weights, _numbered(history.local[participant_id]))
-        paths[f"local_{number}"] = {"origin": participant_id, **files}
+    numbers = {name: number for number, name in enumerate(history.local, start=1)}
+    with _Files() as files:
+
+        def add(name: str, weights: ArrayRecord, losses: dict[str, Any]) -> dict[str, str]:
+            model, history = folder / f"{name}.pt", folder / f"{name.replace('_model', '_loss_history', 1)}.json"
+            files.add_model(model, network, weights)
+            files.add_text(history, json.dumps(losses))
+            return {"path": str(model), "loss_history": str(history)}
+
+        paths: dict[str, dict[str, Any]] = {
+            "global": {
+                "origin": "ttp",
+                **add("global_model", outcome.weights, _losses(history)),
+                "rounds": len(history.train),
+                "best_round": outcome.best_round,
+                "left_out": history.left_out,
+            }
+        }
+        for name, weights in outcome.local.items():
+            written = add(f"local_model_{name}", weights, _numbered(history.local[name]))
+            paths[f"local_{numbers[name]}"] = {"origin": name, **written}
     return paths
 
 
-def _numbered(values: Sequence[float]) -> dict[str, float]:
-    return {str(index): value for index, value in enumerate(values)}
+def _keep(folder: Path, network: Network, snapshot: Snapshot, history: History) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with _Files() as files:
+        files.add_model(folder / "global_model.pt", network, snapshot.weights)
+        files.add_text(folder / "global_loss_history.json", json.dumps(_losses(history)))
 
 
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    # A reader, or a crash, sees the old file or the new one, never half of it.
-    part = path.with_name(f"{path.name}.part")
-    write(part)
-    part.replace(path)
+def _losses(history: History) -> dict[str, dict[str, float]]:
+    return {"train": _numbered(history.train), "evaluate": _numbered(history.evaluate)}
+
+
+def _numbered(values: dict[int, float]) -> dict[str, float]:
+    return {str(index): value for index, value in values.items()}
+
+
+class _Files:
+    """Files that appear together or not at all: a reader, or a crash, never sees half of one."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[Path, Path]] = []
+
+    def __enter__(self) -> _Files:
+        return self
+
+    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
+        for part, path in self._parts:
+            if failed:
+                part.unlink(missing_ok=True)
+            else:
+                part.replace(path)
+
+    def add_model(self, path: Path, network: Network, weights: ArrayRecord) -> None:
+        """Write `weights` as the state of `network`, which is overwritten."""
+        import torch
+
+        from synergos.federation import training
+
+        training.load_record(network, weights)
+        torch.save(network.state_dict(), self._part(path))
+
+    def add_text(self, path: Path, text: str) -> None:
+        """Write `text`."""
+        self._part(path).write_text(text)
+
+    def _part(self, path: Path) -> Path:
+        part = path.with_name(f"{path.name}.part")
+        self._parts.append((part, path))
+        return part
 
 
 @contextmanager

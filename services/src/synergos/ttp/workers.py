@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 from urllib.parse import quote
@@ -9,55 +10,65 @@ from urllib.parse import quote
 import httpx
 
 from synergos.errors import GridFailure
+from synergos.federation.line import Cancellation, Line
 from synergos.jobs import METAS, Action, Alignment, Node, Party, RunJob
 from synergos.logs import get_logger
 
-_CONNECT = 5.0
 _SLOWEST_ASKING = 1.0
+# Seconds to free a worker that does not answer: it was given up already, or it has nothing to lose.
+_FREEING = httpx.Timeout(5.0, connect=2.0)
 
 
 class WorkerClient:
     """Calls the control port of a worker; every failure is a `GridFailure` that names the participant.
 
+    A worker that vanishes in the middle of a call and comes back is asked again.
+
     Args:
         node: whose worker it is, and where it listens.
         timeout: seconds that one request may take, loading of data included.
+        grace: seconds that a worker which has answered may be away.
+        cancellation: of the job that the calls are for.
     """
 
-    def __init__(self, node: Node, timeout: float) -> None:
+    def __init__(
+        self, node: Node, timeout: float, grace: float = 60.0, cancellation: Cancellation | None = None
+    ) -> None:
         self._node = node
         self._timeout = timeout
-        self._http = httpx.Client(
-            base_url=f"http://{node.host}:{node.command_port}/worker",
-            timeout=httpx.Timeout(timeout, connect=_CONNECT),
-            trust_env=False,
-        )
+        self._url = f"http://{node.host}:{node.command_port}/worker"
+        self._cancellation = cancellation or Cancellation()
+        health = f"http://{node.host}:{node.data_port}/health"
+        self._line = Line(node.participant_id, self._url, health, grace, self._cancellation)
 
     def __enter__(self) -> WorkerClient:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._http.close()
+        self._line.close()
 
     def poll(self, collab_id: str, project_id: str, action: Action, tags: dict[str, Any]) -> Any:
         """Have the tagged data loaded and return {headers, schemas, metadata} once that is done."""
         path = f"/poll/{_path(collab_id, project_id)}"
+        body = {"action": action, "tags": tags}
         deadline = time.monotonic() + self._timeout
-        self._call("POST", path, {"action": action, "tags": tags})
+        self._data(self._send("POST", path, body))
         pause = 0.05
         while True:
-            response = self._send("GET", path, {"action": action, "tags": tags})
-            if response.status_code != httpx.codes.NOT_ACCEPTABLE:
+            response = self._send("GET", path, body)
+            if response.status_code == httpx.codes.NOT_FOUND:  # restarted before it was done
+                self._data(self._send("POST", path, body))
+            elif response.status_code != httpx.codes.NOT_ACCEPTABLE:
                 return self._data(response)
             if time.monotonic() > deadline:
                 raise self._failure(f"was still loading its data after {self._timeout:.0f} s")
-            time.sleep(pause)
+            self._cancellation.pause(pause)
             pause = min(2 * pause, _SLOWEST_ASKING)
 
     def initialise(self, job: RunJob, party: Party, token: str) -> None:
         """Open a session of the combination, behind `token` on the data port."""
         alignment = party.alignment or Alignment()
-        self._call(
+        response = self._send(
             "POST",
             f"/initialise/{_combination(job)}",
             {
@@ -69,34 +80,26 @@ class WorkerClient:
                 "action": job.action,
                 "tags": party.tags.model_dump(),
                 "alignments": {meta: getattr(alignment, meta).model_dump() for meta in METAS},
-                "names": {"X": alignment.layout.X, "y": alignment.layout.y},
-                "scaling": alignment.layout.scaling,
+                "layout": alignment.layout.model_dump(),
                 "token": token,
             },
         )
+        self._data(response)
 
     def terminate(self, job: RunJob) -> None:
         """Close the session of the combination. Never raises: it runs when something else may have failed already."""
         try:
-            response = self._send("POST", f"/terminate/{_combination(job)}", {}, timeout=10)
+            with httpx.Client(timeout=_FREEING, trust_env=False, verify=False) as http:
+                response = http.post(f"{self._url}/terminate/{_combination(job)}", json={})
             if response.status_code not in (httpx.codes.OK, httpx.codes.NOT_FOUND):
                 self._data(response)
-        except GridFailure as error:
-            get_logger("ttp.workers").warning("worker not freed", reason=error.message)
+        except (httpx.HTTPError, GridFailure) as error:
+            log = get_logger("ttp.workers").bind(participant=self._node.participant_id)
+            log.warning("worker not freed", reason=str(error) or type(error).__name__)
 
-    def _call(self, method: str, path: str, body: dict[str, Any]) -> Any:
-        return self._data(self._send(method, path, body))
-
-    def _send(self, method: str, path: str, body: dict[str, Any], timeout: float | None = None) -> httpx.Response:
-        limit = httpx.USE_CLIENT_DEFAULT if timeout is None else timeout
-        try:
-            return self._http.request(method, path, json=body, timeout=limit)
-        except httpx.ConnectTimeout:
-            raise self._failure(f"cannot be reached at {self._http.base_url}") from None
-        except httpx.TimeoutException:
-            raise self._failure(f"did not answer {method} {path} in time") from None
-        except httpx.TransportError as error:
-            raise self._failure(f"cannot be reached at {self._http.base_url}: {error}") from None
+    def _send(self, method: str, path: str, body: dict[str, Any]) -> httpx.Response:
+        headers = {"Content-Type": "application/json"}
+        return self._line.ask(method, path, json.dumps(body).encode(), headers, self._timeout)
 
     def _data(self, response: httpx.Response) -> Any:
         try:
