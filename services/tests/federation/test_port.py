@@ -249,7 +249,7 @@ def test_a_large_message_without_a_session_is_told_so(worker: Worker) -> None:
 
 
 def test_nobody_listens_there() -> None:
-    grid = grid_of("http://127.0.0.1:9", reconnect=0.5)
+    grid = grid_of("http://127.0.0.1:9", grace=0.5)
     with pytest.raises(GridFailure, match=r"worker_1 cannot be reached at http://127.0.0.1:9"):
         grid.send_and_receive(messages(grid), timeout=20)
     grid.close()
@@ -263,7 +263,7 @@ def test_a_silent_worker_is_given_up_and_the_others_are_not_waited_for(worker: W
     grid = grid_of(worker.port.url, server.url)
     with pytest.raises(GridFailure, match="worker_2 did not answer in time"):
         grid.send_and_receive(messages(grid), timeout=1)
-    grid = grid_of("http://127.0.0.1:9", server.url, reconnect=0.2)
+    grid = grid_of("http://127.0.0.1:9", server.url, grace=0.2)
     with pytest.raises(GridFailure, match="worker_1 cannot be reached"):
         grid.send_and_receive(messages(grid), timeout=None)
     grid.close()
@@ -277,7 +277,7 @@ def test_a_worker_that_comes_back_gets_the_message_again(workers: Start, monkeyp
     (worker,) = workers({"worker_1": {"train": separable(20, 3, 2, seed=1)}})
     worker.open("secret")
     grid = grid_of(worker.port.url)
-    send = grid._transports[1].handle_request
+    send = grid._lines[1]._transport.handle_request
     broken = iter([True])
 
     def breaking(request: httpx.Request) -> httpx.Response:
@@ -287,7 +287,7 @@ def test_a_worker_that_comes_back_gets_the_message_again(workers: Start, monkeyp
             raise httpx.ReadError("connection reset")
         return response
 
-    monkeypatch.setattr(grid._transports[1], "handle_request", breaking)
+    monkeypatch.setattr(grid._lines[1]._transport, "handle_request", breaking)
     (reply,) = grid.send_and_receive(messages(grid), timeout=20)
     assert reply.content["metrics"]["num-examples"] == 20
     assert len(calls) == 1
