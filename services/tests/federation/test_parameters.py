@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pytest
@@ -147,26 +146,10 @@ def test_weight_decay_is_what_l2_lambda_is_not_both() -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        (
-            {"algorithm": "FedGKT"},
-            "'FedGKT' is not supported .it sends every participant's labels.*Supported: FedProx, FedAvg",
-        ),
-        ({"algorithm": "__init__"}, "algorithm '__init__' is not supported"),
-        ({"optimizer": "LBFGS"}, "optimizer 'LBFGS' is not supported .*Supported: SGD, Adam"),
-        ({"optimizer": "sgd"}, "'sgd' is not supported .unknown.*SGD"),
-        ({"criterion": "CTCLoss"}, "criterion 'CTCLoss' is not supported .*Supported: L1Loss"),
-        ({"lr_scheduler": "MultiplicativeLR"}, "ExponentialLR with gamma"),
-        ({"rounds": 0}, "rounds = 0: .*greater than or equal to 1"),
-        ({"rounds": 1.5}, "rounds = 1.5"),
-        ({"lr": -1, "mu": -2}, "lr = -1: .*; mu = -2: "),
-        ({"lr": math.nan}, "lr = nan"),
-        ({"lr": "fast"}, "lr = 'fast'"),
-        ({"batch_size": 0}, "batch_size = 0"),
-        ({"seed": -1}, "seed = -1"),
-        ({"momentun": 0.9}, "unknown momentun. Known: algorithm, .*momentum"),
-        ({"lr_lambda": "x"}, "unknown lr_lambda"),
-        ({"momentum": math.inf}, "momentum must be a number"),
-        ({"momentum": {"a": 1}}, "momentum must be a number"),
+        ({"algorithm": "__init__"}, "algorithm '__init__' is unknown"),
+        ({"lr_lambda": "x"}, "'lr_lambda' is unknown"),
+        ({"ignore_index": 1}, "'ignore_index' is unknown"),
+        ({"momentum": {"a": 1}}, "momentum = {'a': 1} must be a finite number"),
     ],
 )
 def test_wrong_values(values: dict[str, Any], said: str) -> None:
@@ -177,17 +160,11 @@ def test_wrong_values(values: dict[str, Any], said: str) -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"momentum": "much"}, "optimizer SGD: "),
-        ({"momentum": -1}, "optimizer SGD: Invalid momentum"),
         ({"nesterov": True}, "optimizer SGD: Nesterov"),
-        ({"optimizer": "Rprop", "weight_decay": 0.1}, "Rprop has no weight_decay: use l2_lambda"),
-        ({"optimizer": "Adam", "betas": [0.9]}, "optimizer Adam"),
-        ({"lr_scheduler": "StepLR"}, "StepLR needs the run parameter step_size"),
-        ({"lr_scheduler": "StepLR", "step_size": 0}, "lr_scheduler StepLR"),
-        ({"lr_scheduler": "CosineAnnealingWarmRestarts", "T_0": 0}, "lr_scheduler CosineAnnealingWarmRestarts"),
-        ({"step_size_up": 0}, "lr_scheduler CyclicLR"),
-        ({"mode": "sideways"}, "lr_scheduler CyclicLR: mode is invalid"),
-        ({"reduction": "average"}, "criterion MSELoss: reduction 'average' is unknown; known: mean, sum"),
+        ({"lr_scheduler": "ReduceLROnPlateau", "factor": 2}, "lr_scheduler ReduceLROnPlateau: Factor"),
+        ({"lr_scheduler": "OneCycleLR", "pct_start": 3}, "lr_scheduler OneCycleLR: .*pct_start"),
+        ({"lr_scheduler": "CosineAnnealingWarmRestarts", "T_0": 1.5}, "T_0 = 1.5 must be a whole number"),
+        ({"criterion": "HuberLoss", "reduction": "average"}, "criterion HuberLoss: reduction 'average'"),
     ],
 )
 def test_values_that_torch_refuses_are_found_before_a_run(values: dict[str, Any], said: str) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from synergos.errors import Invalid
+from synergos.federation.wording import choose, must
 
 MAX_LAYERS = 1000
 MAX_PARAMETERS = 100_000_000
@@ -51,8 +52,8 @@ _RECURRENT = (
     "nor an image, nor the counts of words are a sequence. Use Linear layers, or Conv1d or Conv2d where neighbours "
     "belong together"
 )
-_INDEXES = "it looks up whole-number indexes, and features are scaled numbers"
-_PAIR = "it takes two inputs, and a model here is one chain"
+_INDEXES = "it looks up whole-number indexes, and what a model is given are scaled numbers. Use Linear layers"
+_PAIR = "it takes two inputs, and a model here is one chain. Use Linear layers"
 REFUSED: dict[str, str] = {
     **dict.fromkeys(("RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell"), _RECURRENT),
     **dict.fromkeys(("Embedding", "EmbeddingBag"), _INDEXES),
@@ -114,6 +115,7 @@ for _n in ("1d", "2d", "3d"):
     _GIVES |= {f"{_kind}{_n}": "out_channels" for _kind in ("Conv", "ConvTranspose")}
 # What torch raises for arguments that it cannot use.
 TORCH_ERRORS = (TypeError, ValueError, RuntimeError, LookupError, AttributeError, AssertionError, ArithmeticError)
+_SIZES = frozenset(_TAKES.values()) | frozenset(_GIVES.values())
 _INTERNAL = frozenset({"self", "device", "dtype", "args", "kwargs"})
 
 
@@ -186,7 +188,8 @@ class Network(nn.Module):
             try:
                 x = activation(step(x))
             except TORCH_ERRORS as error:
-                raise Invalid(f"{where} cannot take rows of shape {shape}: {_first_line(error)}") from None
+                reason = _mismatch(module, x.shape) or _first_line(error)
+                raise Invalid(f"{where} cannot take rows of shape {shape}: {reason}") from None
             if not isinstance(x, Tensor):
                 raise Invalid(f"{where} gives more than one output; layers must turn one tensor into one tensor.")
             if x.dim() == 0 or x.shape[0] != rows:
@@ -207,19 +210,20 @@ def parse(model: Sequence[Mapping[str, Any]]) -> list[Layer]:
             layer = Layer.model_validate(entry)
         except ValidationError as error:
             first = error.errors()[0]
-            field = ".".join(map(str, first["loc"]))
-            raise Invalid(f"Layer {index}: {field or 'entry'}: {first['msg']}.") from None
+            field = ".".join(map(str, first["loc"])) or "a layer"
+            known = ", ".join(Layer.model_fields)
+            raise Invalid(f"Layer {index}: {field} {must(first)}. A layer has the keys {known}.") from None
         if layer.l_type in REFUSED:
             raise Invalid(f"Layer {index}: {layer.l_type} is not supported: {REFUSED[layer.l_type]}.")
         if layer.l_type not in LAYERS:
             raise Invalid(
-                f"Layer {index}: {layer.l_type!r} is not a supported layer type. Supported: {', '.join(LAYERS)}."
+                f"Layer {index}: {layer.l_type!r} is not a supported layer type. {choose(layer.l_type, LAYERS)}"
             )
         if (layer.activation or "") not in ACTIVATIONS:
-            names = ", ".join(name for name in ACTIVATIONS if name)
+            names = [*filter(None, ACTIVATIONS), "null for none"]
             raise Invalid(
                 f"Layer {index} ({layer.l_type}): {layer.activation!r} is not a supported activation. "
-                f"Supported: {names}, or null for none."
+                f"{choose(layer.activation, names)}"
             )
         layers.append(layer)
     return layers
@@ -231,9 +235,11 @@ def outline(model: Sequence[Mapping[str, Any]]) -> Network:
         network = Network(model)
     count = sum(parameter.numel() for parameter in network.parameters())
     if count > MAX_PARAMETERS:
-        raise Invalid(f"The model has {count} parameters; the limit is {MAX_PARAMETERS}.")
+        raise Invalid(f"The model has {count} parameters; the limit is {MAX_PARAMETERS}: make its layers smaller.")
     if count == 0:
-        raise Invalid("The model has no layer with weights, so there is nothing to train.")
+        raise Invalid(
+            "The model has no layer with weights, so there is nothing to train: add a Linear layer, for instance."
+        )
     return network
 
 
@@ -323,21 +329,22 @@ def _dry_run(entries: list[dict[str, Any]], row_shape: tuple[int, ...]) -> int |
     """Write into `entries` what each layer is given; return the outputs per row, None if the run ends before."""
     x = torch.empty((3, *row_shape), device="meta")
     for index, entry in enumerate(entries):
-        given = _given(entry["l_type"], entry["structure"], x.shape)
+        entry["structure"].update(_given(entry["l_type"], entry["structure"], x.shape))
         try:
             with torch.device("meta"), torch.no_grad():
-                module = _build(index, Layer.model_validate({**entry, "structure": {**entry["structure"], **given}}))
+                module = _build(index, Layer.model_validate(entry))
                 x = ACTIVATIONS[entry.get("activation") or ""](module(x))
         except (Invalid, *TORCH_ERRORS):
             return None
         if not isinstance(x, Tensor) or x.dim() < 2:
             return None
-        entry["structure"].update(given)
     return int(x.shape[1]) if x.dim() == 2 else None
 
 
 def _given(l_type: str, structure: Mapping[str, Any], shape: Sequence[int]) -> dict[str, Any]:
     """Return the arguments of a layer that follow from the `shape` (rows included) that it is given."""
+    if "Conv" in l_type and len(shape) != 2 + int(l_type[-2]):
+        return {}
     if l_type in _TAKES:
         return {_TAKES[l_type]: shape[-1 if l_type == "Linear" else 1]}
     if l_type in ("LayerNorm", "RMSNorm"):
@@ -362,6 +369,12 @@ def _build(index: int, layer: Layer) -> nn.Module:
             f"Layer {index} ({layer.l_type}): unknown structure key {', '.join(unknown)}. "
             f"Known: {', '.join(accepted) or 'none'}."
         )
+    if missing := [name for name in accepted if name not in layer.structure and name in _required(factory)]:
+        raise Invalid(f"Layer {index} ({layer.l_type}) needs the structure key {', '.join(missing)}.")
+    for key in _SIZES & layer.structure.keys():
+        size = layer.structure[key]
+        if type(size) is not int or not 0 < size < 2**31:
+            raise Invalid(f"Layer {index} ({layer.l_type}): {key} = {size!r} must be a whole number from 1.")
     arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in layer.structure.items()}
     for key, value in arguments.items():
         for number in value if isinstance(value, tuple) else (value,):
@@ -371,6 +384,21 @@ def _build(index: int, layer: Layer) -> nn.Module:
         return factory(**arguments)
     except TORCH_ERRORS as error:
         raise Invalid(f"Layer {index} ({layer.l_type}): {_first_line(error)}") from None
+
+
+def _required(factory: type[nn.Module]) -> set[str]:
+    parameters = inspect.signature(factory.__init__).parameters.values()
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {each.name for each in parameters if each.default is each.empty and each.kind not in kinds}
+
+
+def _mismatch(module: nn.Module, shape: Sequence[int]) -> str:
+    """Return what a layer of another size would say of rows of `shape` (rows included), "" if sizes agree."""
+    key = _TAKES.get(type(module).__name__, "")
+    given = shape[-1 if key == "in_features" else 1] if key else None
+    if getattr(module, key, given) == given:
+        return ""
+    return f"{key} is {getattr(module, key)} and must be {given}. Correct it, or align with auto_fix."
 
 
 def _first_line(error: Exception) -> str:

@@ -43,6 +43,16 @@ CRITERIONS: dict[str, tuple[type[nn.Module], Form, tuple[Action, ...]]] = {
     "MultiMarginLoss": (nn.MultiMarginLoss, "choice", ("classify",)),
     "HingeEmbeddingLoss": (nn.HingeEmbeddingLoss, "distance", ("classify",)),
 }
+_SEVERAL = "it compares several inputs with each other, and a model here has one per row"
+REFUSED: dict[str, str] = {
+    **dict.fromkeys(("CosineEmbeddingLoss", "MarginRankingLoss", "TripletMarginLoss"), _SEVERAL),
+    "TripletMarginWithDistanceLoss": _SEVERAL,
+    "CTCLoss": "it compares sequences, and a row here has one label",
+    "GaussianNLLLoss": "it needs a variance beside each output; MSELoss takes it as constant",
+    "MultiLabelMarginLoss": "it takes rows of several classes; MultiMarginLoss takes rows of one",
+    "NLLLoss2d": "NLLLoss is its name today",
+    "AdaptiveLogSoftmaxWithLoss": "it is a layer of its own; CrossEntropyLoss behind a Linear layer does the same",
+}
 # Arguments of torch's constructors that are deprecated, would need a tensor, or leave rows out.
 _WITHHELD = frozenset({"size_average", "reduce", "weight", "pos_weight", "ignore_index"})
 _PROBABILITY = frozenset({"sigmoid", "softmax", "softmin", "hardsigmoid"})

@@ -65,6 +65,12 @@ _WITHHELD = frozenset(
 )
 # Cycles are counted in steps of the optimiser, everything else in epochs.
 _PER_STEP = frozenset({"CyclicLR", "OneCycleLR"})
+# What a text may be.
+_CHOICES: dict[str, dict[str, tuple[str, ...]]] = {
+    "CyclicLR": {"mode": ("triangular", "triangular2", "exp_range"), "scale_mode": ("cycle", "iterations")},
+    "OneCycleLR": {"anneal_strategy": ("cos", "linear")},
+    "ReduceLROnPlateau": {"mode": ("min",), "threshold_mode": ("rel", "abs")},
+}
 # What ReduceLROnPlateau counts.
 _COUNTERS = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
 # Functions of the position alone, which can be put anywhere; others get there step by step.
@@ -130,6 +136,9 @@ class Schedule:
     ) -> None:
         self._per_step = name in _PER_STEP
         arguments = {**_defaults(name, optimizer, lr, lr_decay, epochs_total, batches), **arguments}
+        for key, known in _CHOICES.get(name, {}).items():
+            if arguments.get(key, known[0]) not in known:
+                raise Invalid(f"lr_scheduler {name}: {key} = {arguments[key]!r} must be {' or '.join(known)}.")
         if missing := _required(name) - arguments.keys():
             raise Invalid(f"lr_scheduler {name} needs the run parameter {', '.join(sorted(missing))}.")
         try:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -15,6 +16,7 @@ from synergos.federation.algorithms import ALGORITHMS
 from synergos.federation.algorithms import REFUSED as REFUSED_ALGORITHMS
 from synergos.federation.layers import TORCH_ERRORS
 from synergos.federation.objectives import CRITERIONS, Objective, criterion_arguments
+from synergos.federation.objectives import REFUSED as REFUSED_CRITERIONS
 from synergos.federation.optimization import (
     OPTIMIZERS,
     REFUSED,
@@ -24,6 +26,7 @@ from synergos.federation.optimization import (
     optimizer_arguments,
     scheduler_arguments,
 )
+from synergos.federation.wording import choose, must
 from synergos.jobs import Action
 
 # Accepted for the sake of old clients, without effect.
@@ -78,24 +81,27 @@ class Parameters(BaseModel):
         values = {key: value for key, value in values.items() if value is not None and key not in _WITHOUT_EFFECT}
         if values.get("lr_scheduler") == "":
             values["lr_scheduler"] = "LambdaLR"
+        # Pydantic would take true for 1.
+        wrong = {key: "must be a number" for key in cls.model_fields if isinstance(values.get(key), bool)}
         try:
             parameters = cls.model_validate(values)
         except ValidationError as error:
-            wrong = "; ".join(f"{e['loc'][0]} = {e['input']!r}: {e['msg']}" for e in error.errors())
-            raise Invalid(f"Run parameters: {wrong}.") from None
+            wrong |= {str(each["loc"][0]): must(each) for each in error.errors()}
+        if "class_weights" in wrong:
+            wrong["class_weights"] = "must be 'balanced', or a list of two or more positive numbers, one per class"
+        if wrong:
+            raise Invalid(f"Run parameters: {'; '.join(f'{k} = {values[k]!r} {what}' for k, what in wrong.items())}.")
         _known("algorithm", parameters.algorithm, ALGORITHMS, REFUSED_ALGORITHMS)
         _known("optimizer", parameters.optimizer, OPTIMIZERS, REFUSED)
         _known("lr_scheduler", parameters.lr_scheduler, SCHEDULERS, REFUSED)
-        _known("criterion", parameters.criterion, CRITERIONS, {})
+        _known("criterion", parameters.criterion, CRITERIONS, REFUSED_CRITERIONS)
         extra = parameters.model_extra or {}
         if unknown := sorted(extra.keys() - _FREE):
-            raise Invalid(
-                f"Run parameters: unknown {', '.join(unknown)}. "
-                f"Known: {', '.join(cls.model_fields)}; and where a criterion, optimizer or lr_scheduler takes it: "
-                f"{', '.join(sorted(_FREE))}."
-            )
+            known = [*cls.model_fields, *sorted(_FREE)]
+            raise Invalid(f"Run parameters: {unknown[0]!r} is unknown. {choose(unknown[0], known)}")
         for key, value in extra.items():
-            _check_value(key, value)
+            if what := _fault(key, value):
+                raise Invalid(f"Run parameters: {key} = {value!r} must be {what}.")
         return parameters
 
     def check(self, action: Action, final: str, width: int) -> None:
@@ -159,15 +165,47 @@ _FREE: frozenset[str] = frozenset().union(
 ) - set(Parameters.model_fields)
 
 
-def _known(kind: str, name: str, supported: Iterable[str], refused: Mapping[str, str]) -> None:
+# Free keys that are counted, and such that no negative number makes sense for.
+_COUNTS = frozenset({"step_size", "step_size_up", "step_size_down", "T_0", "T_max", "T_mult", "total_iters"})
+_NOT_NEGATIVE = frozenset({"momentum", "eps", "alpha", "rho", "lambd", "base_lr", "max_lr", "min_lr", "cooldown"})
+
+
+def _examples() -> dict[str, Any]:
+    """Return the default of each free key that is a text, a truth value or a list; `milestones` has none."""
+    classes = (*OPTIMIZERS.values(), *SCHEDULERS.values(), *(entry[0] for entry in CRITERIONS.values()))
+    found = {name: p.default for each in classes for name, p in inspect.signature(each).parameters.items()}
+    return {"milestones": (), **{key: value for key, value in found.items() if isinstance(value, (str, bool, tuple))}}
+
+
+_EXAMPLES = _examples()
+
+
+def _fault(key: str, value: Any) -> str:
+    """Return what a free key must be instead of `value`, "" if it may be that."""
+    example = _EXAMPLES.get(key)
+    if isinstance(example, bool):
+        return "" if isinstance(value, bool) else "true or false"
+    if isinstance(example, str):
+        return "" if isinstance(value, str) else "a text"
+    if isinstance(example, tuple):
+        length = len(example) or "increasing"
+        if not isinstance(value, list) or not all(map(_is_number, value)) or (example and len(value) != len(example)):
+            return f"a list of {length} numbers"
+        return "two numbers from 0, below 1" if key == "betas" and not all(0 <= beta < 1 for beta in value) else ""
+    if not _is_number(value):
+        return "a finite number"
+    if key in _COUNTS and (value != int(value) or value < 1):
+        return "a whole number from 1"
+    return "0 or more" if key in _NOT_NEGATIVE and value < 0 else ""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _known(kind: str, name: str, supported: Collection[str], refused: Mapping[str, str]) -> None:
     if name in supported:
         return
-    why = f"{refused[name]}" if name in refused else "unknown"
-    raise Invalid(f"{kind} {name!r} is not supported ({why}). Supported: {', '.join(supported)}.")
-
-
-def _check_value(key: str, value: Any) -> None:
-    values = value if isinstance(value, list) else [value]
-    for item in values:
-        if not isinstance(item, (bool, int, float, str)) or (isinstance(item, float) and not math.isfinite(item)):
-            raise Invalid(f"Run parameter {key} must be a number, a text, true or false, or a list of these.")
+    if name in refused:
+        raise Invalid(f"{kind} {name!r} is not supported ({refused[name]}). {choose('', supported)}")
+    raise Invalid(f"{kind} {name!r} is unknown. {choose(name, supported)}")
