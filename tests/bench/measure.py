@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import functools
+import inspect
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,16 +80,29 @@ class Spans:
         label = f"{owner.__name__.rpartition('.')[2]}.{name}"
         self.seconds[label] = 0.0
 
-        @functools.wraps(function)
-        def timed(*args: Any, **options: Any) -> Any:
+        @contextmanager
+        def clock() -> Iterator[None]:
             begin = time.perf_counter()
             try:
-                return function(*args, **options)
+                yield
             finally:
                 with self._lock:
                     self.seconds[label] += time.perf_counter() - begin
 
-        setattr(owner, name, timed)
+        def timed(*args: Any, **options: Any) -> Any:
+            with clock():
+                return function(*args, **options)
+
+        def timed_steps(*args: Any, **options: Any) -> Any:
+            steps = function(*args, **options)
+            while True:
+                with clock():
+                    step = next(steps, self)
+                if step is self:
+                    return
+                yield step
+
+        setattr(owner, name, timed_steps if inspect.isgeneratorfunction(function) else timed)
 
 
 def median(turns: Sequence[Turn]) -> Turn:

@@ -19,7 +19,7 @@ from pathlib import Path
 import data
 import loopback
 from measure import memory, table
-from scale import HIDDEN, ROWS, Bench, log_as_a_ttp
+from scale import HIDDEN, ROWS, Bench, act_as_ttp
 
 BARE = "import fastapi, uvicorn; uvicorn.Server(uvicorn.Config(fastapi.FastAPI()))"
 TORCH = f"{BARE}; import torch; torch.ones(2, 2, requires_grad=True).sum().backward()"
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=HIDDEN, default=["1k", "10M"])
     parser.add_argument("--workers", type=int, default=3)
     options = parser.parse_args()
-    log_as_a_ttp()
+    act_as_ttp()
     found = {"bare FastAPI": peer(BARE), "bare FastAPI and torch": peer(TORCH)}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

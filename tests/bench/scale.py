@@ -12,26 +12,24 @@ import io
 import json
 import logging
 import math
-import secrets
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import data
+import httpx
 import loopback
 import numpy as np
+import torch
 from measure import GIB, MIB, Mark, Turn, available, median, memory, table
 from peer import Peers
 from plain import LR, Plain, Rows, Weights, mean
 from synergos import cli, logs
-from synergos.federation import codec
 from synergos.jobs import AlignJob, Node, Party, Tags, TrainJob
 from synergos.ttp.engine import GridEngine
-from synergos.ttp.workers import WorkerClient
 
 PARTICIPANTS = [2, 4, 8, 16, 32]
 # Width of the two hidden layers that gives about so many weights.
@@ -87,19 +85,6 @@ class Bench:
             parameters=parameters,
         )
 
-    @contextmanager
-    def sessions(self) -> Iterator[None]:
-        """Keep a session open at every worker."""
-        clients = [WorkerClient(party.node, 60) for party in self.job.parties]
-        try:
-            for client, party in zip(clients, self.job.parties, strict=True):
-                client.initialise(self.job, party, secrets.token_urlsafe(32))
-            yield
-        finally:
-            for client in clients:
-                client.terminate(self.job)
-                client.__exit__()
-
     def train(self, inspect: Callable[[], None] = lambda: None) -> tuple[Turn, float]:
         """Train once; return the figures of the rounds and the last loss.
 
@@ -120,17 +105,26 @@ class Bench:
         self.engine.train(self.job, watch)
         return Turn.of(marks), losses[-1]
 
+    def prepare(self, peers: Peers) -> list[Rows]:
+        """Have the peers take the rows of the sessions that a run opens; return them."""
+        rows: list[Rows] = []
+        self.train(lambda: rows.extend([] if rows else peers.prepare(self.hidden)))
+        return rows
+
     def lengths(self) -> tuple[int, int]:
-        """Return the bytes of a message and of a reply."""
-        sent: list[bytes] = []
-        received: list[bytes] = []
-        encode, decode = codec.encode, codec.decode
-        with (
-            mock.patch.object(codec, "encode", lambda content: sent.append(encode(content)) or sent[-1]),
-            mock.patch.object(codec, "decode", lambda raw: received.append(raw) or decode(raw)),
-        ):
+        """Return the bytes of the body of a message and of its reply."""
+        seen = [(0, 0)]
+        handle = httpx.HTTPTransport.handle_request
+
+        def look(transport: httpx.HTTPTransport, request: httpx.Request) -> httpx.Response:
+            response = handle(transport, request)
+            if "/messages/train/" in request.url.path:
+                seen.append((len(request.content), int(response.headers["content-length"])))
+            return response
+
+        with mock.patch.object(httpx.HTTPTransport, "handle_request", look):
             self.train()
-        return len(sent[1]), len(received[len(self.addresses)])
+        return seen[-1]
 
 
 def in_process(plain: Plain, rows: Sequence[Rows], weights: Weights, rounds: int) -> tuple[Turn, float]:
@@ -151,8 +145,7 @@ def cell(grid: loopback.Grid, folder: Path, participants: int, size: str, turns:
     taken: dict[str, list[Turn]] = {"ours": [], "http": [], "echo": [], "loop": []}
     losses: dict[str, float] = {}
     with Peers(bench.addresses) as peers:
-        with bench.sessions():
-            rows = peers.prepare(bench.hidden)
+        rows = bench.prepare(peers)
         plain = Plain(rows[0]["train_X"].shape[1], bench.hidden)
         start = plain.weights
         plays = {
@@ -237,9 +230,11 @@ def lacking(participants: int, running: int, size: str) -> str:
     return f"needs about {needed / GIB:.1f} GiB, {left / GIB:.1f} GiB are free" if needed > left else ""
 
 
-def log_as_a_ttp() -> None:
-    """Log what a TTP logs, which takes its time, but not into the tables."""
-    logs.configure(cli.parse(cli.parser("ttp"), []), "ttp")
+def act_as_ttp() -> None:
+    """Take as many cores as a TTP or a worker takes, and log what a TTP logs, but not into the tables."""
+    options = cli.parse(cli.parser("ttp"), [])
+    torch.set_num_threads(options.cpus)
+    logs.configure(options, "ttp")
     for handler in logging.getLogger().handlers:
         handler.setStream(io.StringIO())
 
@@ -251,7 +246,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=HIDDEN, default=list(HIDDEN))
     parser.add_argument("--turns", type=int, default=5)
     options = parser.parse_args()
-    log_as_a_ttp()
+    act_as_ttp()
     found: dict[str, list[dict[str, float]]] = {size: [] for size in options.sizes}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -15,12 +15,13 @@ from pathlib import Path
 import data
 import httpx
 import loopback
-from flwr.serverapp import strategy as flower
 from measure import Spans, table
 from peer import WORK, Peers
 from plain import Plain
-from scale import HIDDEN, ROWS, Bench, log_as_a_ttp
+from scale import HIDDEN, ROWS, Bench, act_as_ttp
 from synergos.federation import codec
+from synergos.federation.aggregation import Aggregation
+from synergos.federation.checkpoint import Checkpoint
 from synergos.federation.grid import DirectGrid
 
 TURNS = 15
@@ -31,14 +32,14 @@ def split(bench: Bench) -> dict[str, float]:
     spans, lengths, count = Spans(), bench.lengths(), len(bench.addresses)
     taken: list[dict[str, float]] = []
     with Peers(bench.addresses) as peers:
-        with bench.sessions():
-            rows = peers.prepare(bench.hidden)
+        rows = bench.prepare(peers)
         start = Plain(rows[0]["train_X"].shape[1], bench.hidden).weights
         untimed = statistics.median(second for _ in range(TURNS) for second in bench.train()[0].seconds)
         for owner, name in (
-            (flower.FedAvg, "configure_train"),
-            (flower.FedAvg, "aggregate_train"),
-            (DirectGrid, "send_and_receive"),
+            (Aggregation, "configure"),
+            (Aggregation, "aggregate"),
+            (DirectGrid, "exchange"),
+            (Checkpoint, "save"),
             (httpx.HTTPTransport, "handle_request"),
             (codec, "encode"),
             (codec, "decode"),
@@ -56,8 +57,8 @@ def split(bench: Bench) -> dict[str, float]:
             taken.append(
                 {
                     **own,
-                    "round": statistics.median(turn.seconds),
-                    "plain": statistics.median(plain.seconds),
+                    "round": statistics.mean(turn.seconds),
+                    "plain": statistics.mean(plain.seconds),
                     "plain turn": turns,
                 }
             )
@@ -68,14 +69,9 @@ def split(bench: Bench) -> dict[str, float]:
     return {
         "round, not traced": 1000 * untimed,
         "round": found["round"],
-        "TTP: configure (Flower)": found["FedAvg.configure_train"],
-        "TTP: encode, once": found["codec.encode"],
-        "TTP: exchange with all, encode included": found["DirectGrid.send_and_receive"],
-        "TTP: average (Flower)": found["FedAvg.aggregate_train"],
-        "TTP: checks, history, Flower's loop, checkpoint": found["round"]
-        - sum(
-            found[name] for name in ("FedAvg.configure_train", "DirectGrid.send_and_receive", "FedAvg.aggregate_train")
-        ),
+        **{f"TTP: {name}": found[name] for name in TTP},
+        "TTP: checks, history, log": found["round"] - sum(found[name] for name in TTP),
+        "encoding in these: message, checkpoint": found["codec.encode"],
         "per participant: HTTP request until its reply": found["HTTPTransport.handle_request"],
         "per participant: decode at the TTP": found["codec.decode"],
         **{f"per participant: worker {name}": found[f"worker {name}"] for name in WORKER},
@@ -85,6 +81,7 @@ def split(bench: Bench) -> dict[str, float]:
     }
 
 
+TTP = ("Aggregation.configure", "DirectGrid.exchange", "Aggregation.aggregate", "Checkpoint.save")
 WORKER = ("codec.decode", *(f"training.{name}" for name in WORK), "codec.encode")
 
 
@@ -99,7 +96,7 @@ def main() -> None:
     parser.add_argument("--participants", type=int, default=2)
     parser.add_argument("--size", choices=HIDDEN, default="1k")
     options = parser.parse_args()
-    log_as_a_ttp()
+    act_as_ttp()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         example = data.write(folder / "data", [], {}, options.participants, ROWS)

@@ -25,7 +25,7 @@ import numpy as np
 from measure import Mark, Turn, table, wait_until
 from peer import Peers
 from plain import Rows
-from scale import HIDDEN, ROWS, Bench, cell, log_as_a_ttp
+from scale import HIDDEN, ROWS, Bench, act_as_ttp, cell
 
 HERE = Path(__file__).parent
 LINK, FIRST_NODE = 8000, 9100
@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--size", choices=HIDDEN, default="1k")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    log_as_a_ttp()
+    act_as_ttp()
     found: list[dict[str, float]] = []
     for participants in options.participants:
         with tempfile.TemporaryDirectory() as name:
@@ -156,8 +156,8 @@ def main() -> None:
                 grid.grow(participants, "--peer")
                 ours = cell(grid, folder, participants, options.size, 3)
                 bench = Bench(grid, folder, participants, options.size)
-                with Peers(bench.addresses) as peers, bench.sessions():
-                    rows = peers.prepare(bench.hidden)
+                with Peers(bench.addresses) as peers:
+                    rows = bench.prepare(peers)
             theirs, first = flower(folder, rows, bench.hidden, options.rounds)
         seconds = statistics.median(theirs.seconds)
         unavoidable = 2 * 4 * ours["weights"] * participants
