@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -19,38 +20,47 @@ DRIVER = {
     "l1_lambda": 0.0, "l2_lambda": 0.0, "optimizer": "SGD", "criterion": "BCELoss", "lr_scheduler": "CyclicLR",
     "delta": 0.0, "patience": 10, "seed": 42, "is_snn": False, "precision_fractional": 5,
 }  # fmt: skip
-NEEDED = {
-    "StepLR": {"step_size": 3},
-    "MultiStepLR": {"milestones": [2, 5]},
-    "ExponentialLR": {"gamma": 0.9},
-    "CosineAnnealingWarmRestarts": {"T_0": 4},
-}
+Rate = dict[str, Any]
 
 
-def rates(values: dict[str, Any], batches: int = 2) -> list[float]:
-    """Return the learning rate of every optimiser step of a run, each round from scratch."""
+def groups(optimizer: optim.Optimizer) -> Rate:
+    """Return what a schedule may change."""
+    group = optimizer.param_groups[0]
+    return {name: group[name] for name in ("lr", "momentum", "betas") if name in group}
+
+
+def rates(values: dict[str, Any], batches: int = 2, losses: list[float] | None = None) -> list[Rate]:
+    """Return learning rate and momentum of every optimiser step of a run.
+
+    Each round starts from scratch, with the state that the one before returned and JSON carried.
+    """
     parameters = Parameters.read(values)
-    seen = []
+    seen: list[Rate] = []
+    state: str | None = None
     for server_round in range(1, parameters.rounds + 1):
         optimizer = parameters.make_optimizer([nn.Parameter(torch.zeros(1))])
         schedule = parameters.make_schedule(optimizer, server_round, batches)
-        for _ in range(parameters.epochs):
+        if state:
+            schedule.restore(json.loads(state))
+        for epoch in range(parameters.epochs):
             for _ in range(batches):
-                seen.append(optimizer.param_groups[0]["lr"])
+                seen.append(groups(optimizer))
                 schedule.after_step()
-            schedule.after_epoch(1.0)
+            schedule.after_epoch(losses[(server_round - 1) * parameters.epochs + epoch] if losses else 1.0)
+        state = json.dumps(schedule.state, allow_nan=False) if schedule.state else None
     return seen
 
 
-def straight(scheduler: Any, steps: int, repeat: int, lr: float = 0.1, **arguments: Any) -> list[float]:
+def straight(
+    optimizer: optim.Optimizer, scheduler: Any, steps: int, repeat: int, losses: list[float] | None = None, **more: Any
+) -> list[Rate]:
     """Return what torch's own scheduler does over one uninterrupted run."""
-    optimizer = optim.SGD([nn.Parameter(torch.zeros(1))], lr=lr)
-    schedule = scheduler(optimizer, **arguments)
-    seen: list[float] = []
-    for _ in range(steps):
-        seen += [optimizer.param_groups[0]["lr"]] * repeat
+    schedule = scheduler(optimizer, **more)
+    seen: list[Rate] = []
+    for step in range(steps):
+        seen += [groups(optimizer)] * repeat
         optimizer.step()
-        schedule.step()
+        schedule.step(*([losses[step]] if losses else []))
     return seen
 
 
@@ -58,7 +68,8 @@ def test_defaults_of_the_driver_run() -> None:
     parameters = Parameters.read(DRIVER)
     parameters.check("classify", "sigmoid", 1)
     assert parameters == Parameters()
-    assert rates({"rounds": 1, "epochs": 3, "lr": 0.1})[:2] == [0.1, pytest.approx(0.1 + 0.9 / 2000)]
+    first, second = rates({"rounds": 1, "epochs": 3, "lr": 0.1})[:2]
+    assert (first["lr"], second["lr"]) == (0.1, pytest.approx(0.1 + 0.9 / 2000))
 
 
 def test_null_counts_as_absent_and_falsy_values_count() -> None:
@@ -95,44 +106,84 @@ def test_every_optimiser_steps_under_every_kind_of_schedule(name: str, scheduler
         assert weight.item() < before
 
 
-@pytest.mark.parametrize("name", SCHEDULERS)
-def test_every_schedule_goes_on_over_rounds(name: str) -> None:
-    values = {"lr": 0.1, "lr_scheduler": name, **NEEDED.get(name, {})}
-    Parameters.read({**values, "criterion": "MSELoss"}).check("regress", "", 1)
-    if name == "ReduceLROnPlateau":
-        return
-    assert rates({**values, "rounds": 4, "epochs": 3}) == pytest.approx(rates({**values, "rounds": 1, "epochs": 12}))
+# What torch is told -> what the run is told beside it, and whether torch takes a step per batch.
+SCHEDULES: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
+    "CyclicLR": ({"base_lr": 0.01, "max_lr": 0.5, "step_size_up": 5, "mode": "triangular2"}, {}, True),
+    "OneCycleLR": ({"max_lr": 0.3, "pct_start": 0.4, "total_steps": 24}, {}, True),
+    "LambdaLR": ({"lr_lambda": lambda epoch: 1 / (1 + 0.5 * epoch)}, {"lr_decay": 0.5}, False),
+    "StepLR": ({"step_size": 5, "gamma": 0.5}, {}, False),
+    "MultiStepLR": ({"milestones": [2, 5, 11], "gamma": 0.3}, {}, False),
+    "ConstantLR": ({"factor": 0.2, "total_iters": 5}, {}, False),
+    "LinearLR": ({"start_factor": 0.1, "total_iters": 7}, {}, False),
+    "ExponentialLR": ({"gamma": 0.8}, {}, False),
+    "PolynomialLR": ({"total_iters": 9, "power": 2.0}, {}, False),
+    "CosineAnnealingLR": ({"T_max": 12}, {}, False),
+    "CosineAnnealingWarmRestarts": ({"T_0": 3, "T_mult": 2}, {}, False),
+}
 
 
-def test_schedules_are_those_of_torch() -> None:
-    run = {"lr": 0.1, "rounds": 3, "epochs": 4}
-    cyclic = {"base_lr": 0.01, "max_lr": 0.5, "step_size_up": 5, "mode": "triangular2"}
-    assert rates({**run, "lr_scheduler": "CyclicLR", **cyclic}) == pytest.approx(
-        straight(torch_schedulers.CyclicLR, 24, 1, cycle_momentum=False, **cyclic)
+@pytest.mark.parametrize("name", sorted(SCHEDULERS.keys() - {"ReduceLROnPlateau"}))
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
+@pytest.mark.parametrize(("rounds", "epochs"), [(3, 4), (12, 1), (1, 12)])
+def test_schedules_are_those_of_torch_over_all_rounds(name: str, optimizer: str, rounds: int, epochs: int) -> None:
+    told, beside, per_step = SCHEDULES[name]
+    hidden = {"lr_lambda", "total_steps"}
+    values = {
+        **{key: value for key, value in told.items() if key not in hidden},
+        **{"lr": 0.1, "rounds": rounds, "epochs": epochs, "lr_scheduler": name, "optimizer": optimizer, **beside},
+    }
+    momentum = {"momentum": 0.9} if optimizer == "SGD" else {}
+    reference = getattr(optim, optimizer)([nn.Parameter(torch.zeros(1))], lr=0.1, **momentum)
+    expected = straight(
+        reference, getattr(torch_schedulers, name), 24 if per_step else 12, 1 if per_step else 2, **told
     )
-    assert rates({**run, "lr_scheduler": "OneCycleLR", "max_lr": 0.3}) == pytest.approx(
-        straight(torch_schedulers.OneCycleLR, 24, 1, max_lr=0.3, total_steps=24, cycle_momentum=False)
-    )
-    assert rates({**run, "lr_scheduler": "StepLR", "step_size": 5, "gamma": 0.5}) == pytest.approx(
-        straight(torch_schedulers.StepLR, 12, 2, step_size=5, gamma=0.5)
-    )
-    # The decay that the original meant and multiplied by lr once too often.
-    assert rates({**run, "lr_scheduler": "LambdaLR", "lr_decay": 0.5})[::2] == pytest.approx(
-        [0.1 / (1 + 0.5 * epoch) for epoch in range(12)]
-    )
+    assert rates({**values, **momentum}) == [
+        {key: pytest.approx(value) for key, value in step.items()} for step in expected
+    ]
 
 
-def test_plateau_lowers_the_rate_across_rounds() -> None:
-    parameters = Parameters.read({"lr": 0.1, "lr_scheduler": "ReduceLROnPlateau", "factor": 0.5, "epochs": 1})
-    state = None
-    for server_round in range(1, 13):
-        optimizer = parameters.make_optimizer([nn.Parameter(torch.zeros(1))])
-        schedule = parameters.make_schedule(optimizer, server_round, 1)
-        if state:
-            schedule.restore(state)
-        schedule.after_epoch(1.0)
-        state = schedule.state
-    assert optimizer.param_groups[0]["lr"] == 0.05
+@pytest.mark.parametrize(("rounds", "epochs"), [(60, 1), (12, 5), (1, 60)])
+def test_a_plateau_lowers_the_rate_across_rounds(rounds: int, epochs: int) -> None:
+    # It falls, stays, falls a little less than the threshold asks for, and falls again.
+    losses = [*[1 / (1 + i) for i in range(5)], *[0.2] * 20, *[0.1 - 0.00001 * i for i in range(30)], *[0.01] * 5]
+    told = {"factor": 0.5, "cooldown": 2, "threshold": 0.01}
+    reference = optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    expected = straight(reference, torch_schedulers.ReduceLROnPlateau, 60, 2, losses, **told)
+    values = {"lr": 0.1, "rounds": rounds, "epochs": epochs, "lr_scheduler": "ReduceLROnPlateau", **told}
+    assert rates(values, losses=losses) == expected
+    assert [expected[0]["lr"], expected[-1]["lr"]] == [0.1, 0.0125]
+
+
+# What torch is told, by the names of its constructor: the run's free parameters of the same names.
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "SGD": {"momentum": 0.9, "nesterov": True},
+    "Adam": {"betas": [0.8, 0.99], "amsgrad": True},
+    "AdamW": {"eps": 1e-6},
+    "Adamax": {"betas": [0.8, 0.99]},
+    "NAdam": {"momentum_decay": 0.01},
+    "RAdam": {"eps": 1e-6},
+    "Adadelta": {"rho": 0.8},
+    "Adagrad": {"initial_accumulator_value": 0.1},
+    "ASGD": {"lambd": 0.01, "t0": 2.0},
+    "RMSprop": {"alpha": 0.9, "centered": True},
+    "Rprop": {"etas": [0.4, 1.3]},
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimisers_are_those_of_torch(name: str) -> None:
+    decay = {} if name == "Rprop" else {"weight_decay": 0.1}
+    values = {"optimizer": name, "lr": 0.05, **ARGUMENTS[name], **decay}
+    told = {key: tuple(value) if isinstance(value, list) else value for key, value in ARGUMENTS[name].items()}
+    own, expected = (nn.Parameter(torch.tensor([1.0, -2.0])) for _ in range(2))
+    optimizer = Parameters.read(values).make_optimizer([own])
+    reference = getattr(optim, name)([expected], lr=0.05, **told, **decay)
+    for _ in range(6):
+        for weight, each in ((own, optimizer), (expected, reference)):
+            each.zero_grad()
+            (weight - 0.5).square().sum().backward()
+            each.step()
+    torch.testing.assert_close(own, expected, rtol=0, atol=0)
 
 
 def test_weight_decay_is_what_l2_lambda_is_not_both() -> None:
