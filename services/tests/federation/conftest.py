@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import hypothesis
 import pytest
@@ -30,5 +31,5 @@ def workers() -> Iterator[Callable[..., list[Worker]]]:
         return started
 
     yield start
-    for worker in started:
-        worker.stop()
+    with ThreadPoolExecutor(len(started) or 1) as pool:  # each takes a moment to notice
+        list(pool.map(Worker.stop, started))
