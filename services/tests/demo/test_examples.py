@@ -57,3 +57,10 @@ def test_no_class_is_too_rare_to_be_told(name: str, train: str) -> None:
         counts = Counter(row["target"] for each in sets for row in each)
         assert min(counts.values()) >= 5
         assert min(Counter(row["target"] for row in sets[0]).values()) >= 5
+
+
+def test_the_notebooks_are_what_their_script_writes_without_outputs(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, str(EXAMPLES / "notebooks.py"), str(tmp_path)], check=True, capture_output=True)
+    written = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*.ipynb")}
+    assert sorted(path.parent.name for path in written) == NAMES
+    assert written == {path.relative_to(EXAMPLES): path.read_bytes() for path in EXAMPLES.rglob("*.ipynb")}

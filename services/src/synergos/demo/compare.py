@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import math
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -155,7 +154,6 @@ def compare(settings: Settings, driver: Driver) -> Result:
         found = {"federated": study.figures(federated)}
         learners = {"central": list(study.sets), **{f"{name} alone": [name] for name in study.sets}}
         for title, names in learners.items():
-            print(f"compare: {title}", file=sys.stderr)
             found[title] = study.figures(study.evaluate(*study.train(names)))
 
     metric = figures.METRICS[settings.action][0]
