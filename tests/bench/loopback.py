@@ -41,6 +41,8 @@ class Grid:
             (self._root / name / "data").symlink_to(self._data)
             self.workers[name] = f"127.0.0.{number + 1}"
             self.processes[name] = _start(self._root / name, self.workers[name], "worker", *flags)
+            if number % 4 == 0:  # else they would all be slow to start
+                self.wait()
         self.wait()
 
     def start_ttp(self) -> None:
