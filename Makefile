@@ -25,6 +25,10 @@ synbasic: $(BIN)/ansible-playbook ## From a bare machine to Synergos Basic and a
 	$(BIN)/ansible-playbook playbooks/demo.yml -e tier=synergos_basic
 	$(BIN)/ansible-playbook playbooks/status.yml -e tier=synergos_basic
 
+.PHONY: notebooks
+notebooks: $(BIN)/ansible-playbook ## JupyterLab at the examples, for a grid that is up
+	$(BIN)/ansible-playbook playbooks/notebooks.yml
+
 .PHONY: lint
 lint: $(VENV)/.dev ## Linters and type checks
 	$(BIN)/ansible-lint --offline

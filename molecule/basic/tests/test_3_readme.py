@@ -16,7 +16,7 @@ COMMANDS = [
 ]
 
 
-(SCRIPT,) = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+SCRIPT = "\n".join(re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE))
 TEARDOWN = [command for command in COMMANDS if "teardown" in command]
 
 
@@ -30,6 +30,7 @@ def test_python() -> None:
     done = run(".venv/bin/python", "-c", SCRIPT)
     assert done.rc == 0, done.output
     assert re.search(r"worker_2 \{.*'R2': 0\.[3-9]", done.output), done.output
+    assert re.search(r"^train done [0-9a-f]{32}$", done.output, re.MULTILINE), done.output
 
 
 @pytest.mark.parametrize("command", TEARDOWN)
