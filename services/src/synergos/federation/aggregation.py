@@ -31,6 +31,16 @@ _MEMORY = ("momentum_vector", "m_t", "v_t")
 State = dict[str, dict[str, NDArray[Any]]]
 
 
+class _Share(ArrayRecord):
+    """Arrays for a strategy that takes them out and computes in place.
+
+    Flower would collect garbage for each record, which takes longer than a round of a small model.
+    """
+
+    def to_numpy_ndarrays(self, *, keep_input: bool = True) -> list[NDArray[Any]]:
+        return [array.numpy() if keep_input else array.numpy().copy() for array in self.values()]
+
+
 class Aggregation:
     """The server's part of one algorithm.
 
@@ -95,10 +105,10 @@ class Aggregation:
             result = _aggregate(self._strategy, server_round, [self._share(reply, self._names) for reply in replies])
         except ZeroDivisionError:
             raise GridFailure("An update is zero and cannot be clipped: raise lr or epochs.") from None
+        arrays = dict(result)  # the strategy may keep the record
         if self._others:
-            plain = _aggregate(self._plain, server_round, [self._share(reply, self._others) for reply in replies])
-            result.update(plain)
-        return _as_before(result, weights)
+            arrays |= _aggregate(self._plain, server_round, [self._share(reply, self._others) for reply in replies])
+        return _as_before(arrays, weights)
 
     @property
     def state(self) -> State:
@@ -118,8 +128,6 @@ class Aggregation:
     def _share(self, reply: Message, names: list[str]) -> Message:
         """Return the reply with nothing but these arrays and what weighs them: strategies empty what they read."""
         arrays = _pick(reply.content["arrays"], names)  # type: ignore[arg-type]
-        if self._algorithm == "QFedAvg":  # computes in place, and arrays of messages are read-only views
-            arrays = ArrayRecord({name: Array(a.dtype, a.shape, a.stype, a.data) for name, a in arrays.items()})
         # The noise is measured for a mean in which nobody counts more than others.
         rows = 1 if self._private else _metric(reply, "num-examples")
         metrics = MetricRecord({"num-examples": rows, "train-loss": _loss(reply)})
@@ -155,7 +163,7 @@ def _aggregate(strategy: flower.Strategy, server_round: int, replies: list[Messa
 
 
 def _pick(arrays: ArrayRecord, names: list[str]) -> ArrayRecord:
-    picked = ArrayRecord()
+    picked = _Share()
     for name in names:
         picked[name] = arrays[name]
     return picked
@@ -171,7 +179,7 @@ def _loss(reply: Message) -> float:
     return float(_metric(reply, "train-loss"))
 
 
-def _as_before(arrays: ArrayRecord, reference: ArrayRecord) -> ArrayRecord:
+def _as_before(arrays: Mapping[str, Array], reference: ArrayRecord) -> ArrayRecord:
     """Return `arrays` in the order and the element types of `reference`; whole numbers are rounded."""
     result = ArrayRecord()
     for name, before in reference.items():

@@ -248,7 +248,7 @@ class GridEngine:
             layout = Layout()
             outline(job.model)
         if parameters.class_weights is not None:
-            settings["class_weights"] = json.dumps(_class_weights(parameters.class_weights, job, layout))
+            settings["class_weights"] = json.dumps(_class_weights(parameters.class_weights, layout))
         return parameters, settings
 
     @contextmanager
@@ -320,15 +320,9 @@ def _layout(job: RunJob) -> Layout:
     return layouts[0]
 
 
-def _class_weights(given: str | list[float], job: RunJob, layout: Layout) -> list[float]:
+def _class_weights(given: str | list[float], layout: Layout) -> list[float]:
     """Return the weight of each aligned class: those given, or inversely to the classes' rows."""
-    if job.action != "classify":
-        raise Invalid("class_weights are for classification, and this project is a regression: leave them out.")
     if isinstance(given, list):
-        if job.auto_align and len(given) != len(layout.y):
-            raise Invalid(
-                f"class_weights has {len(given)} weights, and the classes are {len(layout.y)}: {', '.join(layout.y)}."
-            )
         return given
     rows = [layout.counts.get(name, 0) for name in layout.y]
     if not rows or not all(rows):
