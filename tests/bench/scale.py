@@ -182,9 +182,9 @@ def cell(grid: loopback.Grid, folder: Path, participants: int, size: str, turns:
     }
 
 
-def fit(rows: Sequence[dict[str, float]]) -> str:
-    """Return the line through milliseconds over participants, and how far the figures are from it."""
-    counts, taken = (np.array([row[name] for row in rows]) for name in ("participants", "ours ms"))
+def fit(rows: Sequence[dict[str, float]], name: str) -> str:
+    """Return the line through the milliseconds `name` over participants, and how far the figures are from it."""
+    counts, taken = (np.array([row[each] for row in rows]) for each in ("participants", name))
     slope, offset = np.polyfit(counts, taken, 1)
     spread = np.abs(taken / (offset + slope * counts) - 1).max()
     r2 = 1 - np.square(taken - offset - slope * counts).sum() / np.square(taken - taken.mean()).sum()
@@ -219,7 +219,7 @@ def show(size: str, rows: Sequence[dict[str, float]]) -> None:
         ([row[name] for name in COLUMNS.values()] for row in rows),
     )
     if len(rows) > 2:
-        print(f"growth: {fit(rows)}")
+        print(f"growth of time: {fit(rows, 'ours ms')}\ngrowth of CPU:  {fit(rows, 'ours CPU ms')}")
 
 
 def lacking(participants: int, running: int, size: str) -> str:
