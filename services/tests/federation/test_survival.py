@@ -17,7 +17,7 @@ from test_engine import FAST, align_job, headers, infer_job, train_job
 from worker_double import Server, Worker, linear, separable
 
 from synergos.errors import Cancelled, GridFailure, Invalid
-from synergos.federation import line
+from synergos.federation import codec, line
 from synergos.federation.port import create_app
 from synergos.jobs import Alignment, Layout, ParticipantRound, RoundProgress
 from synergos.ttp import engine as engine_module
@@ -341,10 +341,10 @@ def test_a_full_disk_fails_the_run_leaves_no_half_file_and_frees_the_workers(
     monkeypatch.undo()
     assert {path: path.read_bytes() for path in (tmp_path / "outputs").rglob("*") if path.is_file()} == before
 
-    def fail(*_: object) -> None:
+    def fail(_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", fail)  # the checkpoint
+    monkeypatch.setattr(codec, "pieces", fail)  # of the checkpoint; messages are not made of them one by one
     with pytest.raises(GridFailure, match=said):
         engine.train(job)
     assert [worker.terminated for worker in three] == [3, 3, 3]

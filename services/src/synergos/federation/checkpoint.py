@@ -108,7 +108,8 @@ class Checkpoint:
         for participant_id, weights in snapshot.local.items():
             content[_LOCAL + participant_id] = weights
         part = self._folder / f"{_STATE}.part"
-        part.write_bytes(codec.encode(content))
+        with part.open("wb") as state:
+            state.writelines(codec.pieces(content))
         part.replace(self._folder / _STATE)
 
     def delete(self) -> None:

@@ -53,6 +53,11 @@ def to_array(values: NDArray[Any]) -> Array:
 
 def encode(content: RecordDict) -> bytes:
     """Return the message with this `content`; NaN and infinity in metrics and settings are refused (ValueError)."""
+    return b"".join(pieces(content))
+
+
+def pieces(content: RecordDict) -> list[bytes | memoryview]:
+    """Return the message in pieces, of which those with the arrays' elements are views."""
     records: list[tuple[str, str, Any]] = []
     elements: list[memoryview] = []
     for name, record in content.items():
@@ -62,7 +67,7 @@ def encode(content: RecordDict) -> bytes:
         else:
             records.append((name, "config" if isinstance(record, ConfigRecord) else "metric", dict(record)))
     header = json.dumps(records, allow_nan=False, separators=(",", ":")).encode()
-    return b"".join((struct.pack(">I", len(header)), header, *elements))
+    return [struct.pack(">I", len(header)), header, *elements]
 
 
 def decode(raw: bytes) -> RecordDict:

@@ -22,6 +22,8 @@ from synergos.logs import get_logger
 # Sessions that one message may cost: a worker that loses more has another trouble than a restart.
 _RENEWALS = 3
 _PAUSE = 1.0
+# Replies that are taken apart at the same time: each needs its size twice, and with many large ones that is much.
+_decoding = threading.Semaphore(2)
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,8 @@ class DirectGrid(Grid):
                 raise GridFailure(f"Participant {self.name(node)} {_complaint(response)}")
             self._renew(node)
         try:
-            return Message(codec.decode(response.content), reply_to=message)
+            with _decoding:
+                return Message(codec.decode(response.content), reply_to=message)
         except codec.Malformed as error:
             raise GridFailure(f"Participant {self.name(node)} gave an unusable answer: {error.message}") from None
 

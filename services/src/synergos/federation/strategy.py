@@ -11,7 +11,7 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -120,67 +120,66 @@ class _Run:
 
     def go(self, after_round: AfterRound) -> Outcome:
         """Take the rounds that are left."""
-        snapshot, history = self.snapshot, self.history
-        for server_round in range(len(snapshot.rounds) + 1, self.rounds + 1):
-            begin = time.perf_counter()
-            config = ConfigRecord({**self.settings, "evaluate": server_round > 1})
-            if snapshot.schedules:
-                config["schedules"] = json.dumps(snapshot.schedules)
-            self.aggregation.configure(server_round, snapshot.weights, config, self.grid)
-            # A participant's last weights make room for its next ones, unless this round may be one too many:
-            # nothing else of the size of all replies is kept.
-            may_stop = self._may_stop()
-            replies: list[Message] = []
-            for reply in self._exchange("train", snapshot.weights, config):
-                self._check(reply)
-                if not may_stop:
-                    snapshot.local.pop(self._who(reply), None)
-                replies.append(reply)
-            replies.sort(key=lambda reply: reply.metadata.src_node_id)
-            loss = self._evaluated(server_round - 1, replies) if server_round > 1 else None
-            if server_round > 1 and self._stagnates(server_round - 2):
+        for server_round in range(len(self.snapshot.rounds) + 1, self.rounds + 1):
+            kept = self._round(server_round)
+            if kept is None:
                 return self._outcome()
-            local = {self._who(reply): _arrays(reply) for reply in replies}
-            weights = self.aggregation.aggregate(server_round, replies, snapshot.weights)
-            self._check_finite(weights, local)
-            snapshot.weights, snapshot.local = weights, snapshot.local | local
-            snapshot.server = self.aggregation.state
-            self._take_schedules(replies)
-            progress = RoundProgress(
-                round=server_round,
-                rounds=self.rounds,
-                seconds=time.perf_counter() - begin,
-                train_loss=_mean(replies, "train-loss", "num-examples"),
-                previous_evaluate_loss=loss,
-                participants={self._who(reply): _share(reply) for reply in replies},
-                left_out=[name for name in self.grid.participants.values() if name not in local],
-            )
-            snapshot.rounds.append(progress)
-            history.add(progress)
-            kept = (
-                snapshot.local
-                if self._may_stop()
-                else {name: snapshot.local[name] for name in snapshot.local.keys() - local}
-            )
-            after_round(replace(snapshot, local=kept), history)
+            after_round(kept, self.history)
+            del kept  # may hold everybody's weights
         config = ConfigRecord({**self.settings, "server-round": self.rounds})
-        replies = sorted(self._exchange("evaluate", snapshot.weights, config), key=lambda r: r.metadata.src_node_id)
-        self._evaluated(self.rounds, replies)
+        self._evaluated(self.rounds, self._exchange("evaluate", config))
         return self._outcome()
 
-    def _exchange(self, kind: str, weights: ArrayRecord, config: ConfigRecord) -> Iterator[Message]:
-        content = RecordDict({"arrays": weights, "config": config})
-        nodes = self.grid.get_node_ids()
-        lost = self.grid.absent
-        self._check_enough(len(nodes), lost)
-        for answer in self.grid.exchange(
-            (self.grid.create_message(content, kind, node, "") for node in nodes), self.timeout
-        ):
+    def _round(self, server_round: int) -> Snapshot | None:
+        """Take a round; None if its replies show that it was one too many, else what to keep."""
+        begin = time.perf_counter()
+        snapshot = self.snapshot
+        config = ConfigRecord({**self.settings, "evaluate": server_round > 1})
+        if snapshot.schedules:
+            config["schedules"] = json.dumps(snapshot.schedules)
+        self.aggregation.configure(server_round, snapshot.weights, config, self.grid)
+        if not self._may_stop() and self.needed == len(self.grid.participants):
+            # Everybody's weights are about to be replaced, and they are the largest thing in memory.
+            snapshot.local = {}
+        replies = self._exchange("train", config)
+        for reply in replies:
+            self._check(reply)
+        loss = self._evaluated(server_round - 1, replies) if server_round > 1 else None
+        if server_round > 1 and self._stagnates(server_round - 2):
+            return None
+        local = {self._who(reply): _arrays(reply) for reply in replies}
+        weights = self.aggregation.aggregate(server_round, replies, snapshot.weights)
+        self._check_finite(weights, local)
+        snapshot.weights, snapshot.local = weights, snapshot.local | local
+        snapshot.server = self.aggregation.state
+        self._take_schedules(replies)
+        progress = RoundProgress(
+            round=server_round,
+            rounds=self.rounds,
+            seconds=time.perf_counter() - begin,
+            train_loss=_mean(replies, "train-loss", "num-examples"),
+            previous_evaluate_loss=loss,
+            participants={self._who(reply): _share(reply) for reply in replies},
+            left_out=[name for name in self.grid.participants.values() if name not in local],
+        )
+        snapshot.rounds.append(progress)
+        self.history.add(progress)
+        absent = {name: own for name, own in snapshot.local.items() if name not in local}
+        return replace(snapshot, local=snapshot.local if self._may_stop() else absent)
+
+    def _exchange(self, kind: str, config: ConfigRecord) -> list[Message]:
+        """Send the newest weights to all who are there; return the replies in the order of the participants."""
+        content = RecordDict({"arrays": self.snapshot.weights, "config": config})
+        messages = [self.grid.create_message(content, kind, node, "") for node in self.grid.get_node_ids()]
+        left, lost, replies = len(messages), self.grid.absent, []
+        self._check_enough(left, lost)
+        for answer in self.grid.exchange(messages, self.timeout):
             if isinstance(answer, Lost):
-                lost[answer.node_id] = answer.error
-                self._check_enough(len(self.grid.participants) - len(lost), lost)
+                left, lost[answer.node_id] = left - 1, answer.error
+                self._check_enough(left, lost)
             else:
-                yield answer
+                replies.append(answer)
+        return sorted(replies, key=lambda reply: reply.metadata.src_node_id)
 
     def _check_enough(self, left: int, lost: Mapping[int, Unreachable]) -> None:
         if left >= self.needed:
