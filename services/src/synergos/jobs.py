@@ -202,7 +202,10 @@ class Engine(Protocol):
         """
 
     def train(self, job: TrainJob, watch: Watch | None = None) -> TrainResult:
-        """Train one combination and write its model files; `watch` is told each round when it has ended."""
+        """Train one combination and write its model files; `watch` is told each round when it has ended.
+
+        A training that goes on after a kill first tells the rounds that were finished before.
+        """
 
     def infer(self, job: InferJob) -> InferResult:
         """Run the trained model of a combination at the named participants."""

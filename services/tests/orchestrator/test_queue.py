@@ -28,7 +28,7 @@ from synergos.errors import GridFailure
 from synergos.orchestrator import ledger
 from synergos.orchestrator.database import Database
 from synergos.orchestrator.ledger import Ledger
-from synergos.orchestrator.queue import ATTEMPTS
+from synergos.orchestrator.queue import ATTEMPTS, Task
 
 ALIGN = "train/collaborations/c1/projects/p1/alignments"
 MODELS = "train/collaborations/c1/projects/p1/models"
@@ -339,6 +339,36 @@ def test_stopping_and_starting_again(tmp_path: Path) -> None:
         until(lambda: {job["state"] for job in jobs(grid)} == {"done"})
         assert [job["job_id"] for job in jobs(grid)] == ids
         assert [name for name, _ in grid.engine.jobs] == ["train", "train", "infer", "infer"]
+
+
+def test_rounds_that_are_told_again_count_once(tmp_path: Path) -> None:
+    """A TTP that is killed has not stored its newest rounds; the engine tells all of them again when it goes on."""
+    database = Database(f"sqlite:///{tmp_path / 'database.db'}")
+    database.migrate()
+
+    def stored() -> list[tuple[int, float]]:
+        with database.read() as records:
+            return [(item["round"], item["seconds"]) for item in Ledger(records).rounds(job.job_id)]
+
+    with database.write() as records:
+        job = Ledger(records).add("train", SCOPE, {})
+    job.current, job.attempts = R1, 2
+    known = [{"expt_id": "e1", "run_id": "r1", **progress(number, ["worker_1"]).model_dump()} for number in (1, 2)]
+    with database.write() as records:
+        Ledger(records).add_rounds(job.job_id, known)
+    task = Task(job, database, FakeEngine(), known)
+    for number in (1, 2):
+        task.watch(progress(number, ["worker_1"]))
+    task.flush()
+    assert job.attempts == 2, "a job that only tells what was known has not got on"
+    for number in (1, 2, 3):
+        task.watch(progress(number, ["worker_1"]))
+    task.flush()
+    task.watch(progress(3, ["worker_1"]).model_copy(update={"seconds": 7.0}))
+    task.flush()
+    assert [number for number, _ in stored()] == [1, 2, 3] and stored()[-1] == (3, 7.0)
+    assert [item["round"] for item in task.rounds()] == [1, 2, 3] and job.attempts == 0
+    database.close()
 
 
 def test_jobs_that_cannot_be_taken_up_again(tmp_path: Path) -> None:

@@ -184,6 +184,16 @@ def test_other_tags_are_still_to_be_polled(worker: Worker, heart_tags: Tags) -> 
     assert worker.initialise(other).status_code == 406
 
 
+def test_data_that_changed_is_still_to_be_polled(worker: Worker, heart_tags: Tags, tmp_path: Path) -> None:
+    worker.poll(heart_tags)
+    table = next((tmp_path / "data").joinpath(*heart_tags.train[0]).glob("*.csv"))
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:-1]))
+    reply = worker.answer(heart_tags)
+    assert reply.status_code == 406 and "changed" in reply.json()["message"]
+    assert worker.initialise(heart_tags).status_code == 201
+    worker.poll(heart_tags)
+
+
 BAD_REQUESTS: list[tuple[str, str, Any, int, str]] = [
     ("GET", POLL, None, 404, "c/p was never polled"),
     ("GET", POLL + "/", {"tags": {"train": "x"}}, 417, "tags.train"),

@@ -115,11 +115,19 @@ class Task:
         current = self.job.current or {}
         item = {"expt_id": current["expt_id"], "run_id": current["run_id"], **progress.model_dump()}
         with self._lock:
-            # A training that was taken up again may repeat rounds.
+            # A training that was taken up again tells its earlier rounds, and may repeat the last ones.
+            if self._known(item):
+                return
             while self._rounds and _repeated(self._rounds[-1], item):
                 self._rounds.pop()
             self._rounds.append(item)
             self._fresh.append(item)
+
+    def _known(self, item: Body) -> bool:
+        if not self._rounds or not _repeated(self._rounds[-1], item):
+            return False
+        forgotten = len(self._rounds) == self._rounds.maxlen and not any(_repeated(item, old) for old in self._rounds)
+        return forgotten or item in self._rounds
 
     @contextmanager
     def writing(self) -> Iterator[Records]:

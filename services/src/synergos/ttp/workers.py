@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 
 from synergos.errors import GridFailure
-from synergos.federation.line import Cancellation, Line
+from synergos.federation.line import Answer, Cancellation, Line
 from synergos.jobs import METAS, Action, Alignment, Node, Party, RunJob
 from synergos.logs import get_logger
 
@@ -56,10 +57,10 @@ class WorkerClient:
         pause = 0.05
         while True:
             response = self._send("GET", path, body)
-            if response.status_code == httpx.codes.NOT_FOUND:  # restarted before it was done
-                self._data(self._send("POST", path, body))
-            elif response.status_code != httpx.codes.NOT_ACCEPTABLE:
+            if response.status_code not in (httpx.codes.NOT_FOUND, httpx.codes.NOT_ACCEPTABLE):
                 return self._data(response)
+            # One that is at it takes no notice; one that was restarted meanwhile has forgotten the poll.
+            self._data(self._send("POST", path, body))
             if time.monotonic() > deadline:
                 raise self._failure(f"was still loading its data after {self._timeout:.0f} s")
             self._cancellation.pause(pause)
@@ -68,7 +69,7 @@ class WorkerClient:
     def initialise(self, job: RunJob, party: Party, token: str) -> None:
         """Open a session of the combination, behind `token` on the data port."""
         alignment = party.alignment or Alignment()
-        response = self._send(
+        answer = self._send(
             "POST",
             f"/initialise/{_combination(job)}",
             {
@@ -84,31 +85,31 @@ class WorkerClient:
                 "token": token,
             },
         )
-        self._data(response)
+        self._data(answer)
 
     def terminate(self, job: RunJob) -> None:
         """Close the session of the combination. Never raises: it runs when something else may have failed already."""
         try:
             with httpx.Client(timeout=_FREEING, trust_env=False, verify=False) as http:
                 response = http.post(f"{self._url}/terminate/{_combination(job)}", json={})
-            if response.status_code not in (httpx.codes.OK, httpx.codes.NOT_FOUND):
-                self._data(response)
+            if response.status_code not in (HTTPStatus.OK, HTTPStatus.NOT_FOUND):
+                self._data(Answer(response.status_code, bytearray(response.content)))
         except (httpx.HTTPError, GridFailure) as error:
             log = get_logger("ttp.workers").bind(participant=self._node.participant_id)
             log.warning("worker not freed", reason=str(error) or type(error).__name__)
 
-    def _send(self, method: str, path: str, body: dict[str, Any]) -> httpx.Response:
+    def _send(self, method: str, path: str, body: dict[str, Any]) -> Answer:
         headers = {"Content-Type": "application/json"}
         return self._line.ask(method, path, json.dumps(body).encode(), headers, self._timeout)
 
-    def _data(self, response: httpx.Response) -> Any:
+    def _data(self, answer: Answer) -> Any:
         try:
-            body = response.json()
-            if response.is_success:
+            body = json.loads(answer.body)
+            if HTTPStatus(answer.status).is_success:
                 return body["data"]
             said = str(body["message"])
         except (ValueError, KeyError, TypeError):
-            said = f"HTTP status {response.status_code} without a message"
+            said = f"HTTP status {answer.status} without a message"
         raise self._failure(f"says: {said}")
 
     def _failure(self, what: str) -> GridFailure:

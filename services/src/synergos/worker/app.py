@@ -107,7 +107,8 @@ def create_app(
 
     @app.get(poll_path)
     def polled(collab_id: str, project_id: str, body: Annotated[Question | None, Body()] = None) -> Response:
-        record = projects.polled(collab_id, project_id, body.tags if body else None)
+        ids = collab_id, project_id
+        record = projects.answer(*ids, body.tags) if body else projects.polled(*ids)
         params = {"collab_id": collab_id, "project_id": project_id}
         return rest.success("poll.get", params, described(record, **record.told()))
 

@@ -143,6 +143,17 @@ class Projects:
             raise StillProcessing(f"{'/'.join(project)} was polled with other tags: poll again with these.")
         return record
 
+    def answer(self, collab_id: str, project_id: str, tags: Tags) -> Record:
+        """Return the record that answers a poll for `tags`; raises as `polled` does.
+
+        Data that was prepared before the files changed is no answer: a worker that was killed has lost its polls.
+        """
+        record = self.polled(collab_id, project_id, tags)
+        job = _Job(_project(collab_id, project_id), record.action, tags)
+        if record.fingerprint != self._fingerprint(job):
+            raise StillProcessing(f"The files of {'/'.join(job.project)} changed after they were read: poll again.")
+        return record
+
     def align(self, collab_id: str, project_id: str, tags: Tags, alignments: Alignments, layout: Layout) -> Record:
         """Store the alignment of a polled project; raises as `polled` does, and `Invalid` if it does not fit."""
         with self._lock:
