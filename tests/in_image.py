@@ -9,6 +9,7 @@ tests/image.yml builds the image.
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from ansible_collections.synergos.grid.plugins.plugin_utils import _catalogue  #
 
 def main(argv: list[str]) -> int:
     """Return the command's exit code."""
+    # Whoever ends this ends the container, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     definitions = _catalogue.load(ROOT / "images")
     image = _catalogue.references(definitions, _catalogue.select(definitions, ["test"], {}), {})["test"]
     container = docker.from_env().containers.create(
