@@ -145,8 +145,9 @@ class GridEngine:
                 snapshot = checkpoint.load(fresh)
                 if not snapshot.rounds:
                     shutil.rmtree(folder / _CHECKPOINTS, ignore_errors=True)
-            for progress in snapshot.rounds if watch is not None else ():
-                watch(progress)
+            if watch is not None:
+                for progress in snapshot.rounds:
+                    watch(progress)
             try:
                 with self._sessions(job, job.parties, needed, parameters.grace, cancellation) as grid:
                     outcome = strategy.run(

@@ -56,9 +56,9 @@ class WorkerClient:
         self._data(self._send("POST", path, body))
         pause = 0.05
         while True:
-            response = self._send("GET", path, body)
-            if response.status_code not in (httpx.codes.NOT_FOUND, httpx.codes.NOT_ACCEPTABLE):
-                return self._data(response)
+            answer = self._send("GET", path, body)
+            if answer.status not in (HTTPStatus.NOT_FOUND, HTTPStatus.NOT_ACCEPTABLE):
+                return self._data(answer)
             # One that is at it takes no notice; one that was restarted meanwhile has forgotten the poll.
             self._data(self._send("POST", path, body))
             if time.monotonic() > deadline:
@@ -105,7 +105,7 @@ class WorkerClient:
     def _data(self, answer: Answer) -> Any:
         try:
             body = json.loads(answer.body)
-            if HTTPStatus(answer.status).is_success:
+            if 200 <= answer.status < 300:
                 return body["data"]
             said = str(body["message"])
         except (ValueError, KeyError, TypeError):
