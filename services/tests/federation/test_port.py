@@ -263,6 +263,7 @@ def test_a_silent_worker_is_given_up_and_the_others_are_not_waited_for(worker: W
     grid = grid_of(worker.port.url, server.url)
     with pytest.raises(GridFailure, match="worker_2 did not answer in time"):
         grid.send_and_receive(messages(grid), timeout=1)
+    grid.close()
     grid = grid_of("http://127.0.0.1:9", server.url, grace=0.2)
     with pytest.raises(GridFailure, match="worker_1 cannot be reached"):
         grid.send_and_receive(messages(grid), timeout=None)

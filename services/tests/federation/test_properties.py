@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from synergos.errors import Invalid
@@ -142,6 +142,7 @@ def test_columns_and_classes(polls: dict[str, Poll]) -> None:
                 assert getattr(alignment, meta) == Spacers()
 
 
+@settings(max_examples=50)
 @given(tables(), st.randoms())
 def test_who_registers_first_makes_no_difference(polls: dict[str, Poll], random: Any) -> None:
     layout = agreed(polls)
@@ -169,6 +170,7 @@ def test_pixels(polls: dict[str, Poll]) -> None:
 HIDDEN = st.integers(1, 5)
 
 
+@settings(max_examples=40)
 @given(st.one_of(tables(), texts(), pictures()), HIDDEN, HIDDEN, HIDDEN, st.sampled_from(["", "softmax", "sigmoid"]))
 def test_a_fitted_model_takes_what_was_agreed(
     polls: dict[str, Poll], takes: int, hidden: int, gives: int, activation: str

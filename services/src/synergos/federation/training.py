@@ -153,7 +153,9 @@ def fit(
                     if not is_open():
                         raise NotFound("The session was closed during training.")
                     X, target, weight = data.take(picked, where)
-                    piece_loss = objective.loss(network.raw(X), target, weight) * objective.share(size, rows)
+                    piece_loss = objective.loss(network.raw(X), target, weight)
+                    if size < rows:
+                        piece_loss = piece_loss * objective.share(size, rows)
                     piece_loss.backward()  # type: ignore[no-untyped-call]
                     total += objective.per_row(1.0, rows) * rows * piece_loss.detach()
                 with torch.no_grad():
