@@ -17,7 +17,7 @@ from test_engine import FAST, align_job, headers, infer_job, train_job
 from worker_double import Server, Worker, linear, separable
 
 from synergos.errors import Cancelled, GridFailure, Invalid
-from synergos.federation import codec, line
+from synergos.federation import line
 from synergos.federation.port import create_app
 from synergos.jobs import Alignment, Layout, ParticipantRound, RoundProgress
 from synergos.ttp import engine as engine_module
@@ -259,14 +259,22 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bits(
     undisturbed = engine.train(job).paths
     bits, losses, names = weights(tmp_path), histories(tmp_path), files(tmp_path)
     locals_ = {n: (tmp_path / "outputs/c/p/e/r" / n).read_bytes() for n in names if n.startswith("local_model")}
-    for number in (1, 2):
-        with pytest.raises(Killed):
-            engine.train(job, at_round(number, kill))
-    assert "unfinished/state" in files(tmp_path)
     seen: list[RoundProgress] = []
+    for number in (1, 2):
+        seen.clear()
+
+        def watch(progress: RoundProgress, number: int = number) -> None:
+            seen.append(progress)
+            at_round(number, kill)(progress)
+
+        with pytest.raises(Killed):
+            engine.train(job, watch)
+    assert "unfinished/state" in files(tmp_path)
+    again: list[RoundProgress] = []
     other = GridEngine(tmp_path / "outputs")  # another process
-    assert other.train(job.model_copy(update={"parties": job.parties[::-1]}), seen.append).paths == undisturbed
-    assert seen[0].round == 3 if undisturbed["global"]["rounds"] > 2 else not seen
+    assert other.train(job.model_copy(update={"parties": job.parties[::-1]}), again.append).paths == undisturbed
+    assert again[:2] == seen  # to the microseconds that they took: nothing was trained again
+    assert [progress.round for progress in again] == list(range(1, undisturbed["global"]["rounds"] + 1))
     assert (weights(tmp_path), histories(tmp_path), files(tmp_path)) == (bits, losses, names)
     assert locals_ == {n: (tmp_path / "outputs/c/p/e/r" / n).read_bytes() for n in locals_}
 
@@ -341,10 +349,14 @@ def test_a_full_disk_fails_the_run_leaves_no_half_file_and_frees_the_workers(
     monkeypatch.undo()
     assert {path: path.read_bytes() for path in (tmp_path / "outputs").rglob("*") if path.is_file()} == before
 
-    def fail(_: object) -> None:
-        raise OSError(28, "No space left on device")
+    opened = Path.open
 
-    monkeypatch.setattr(codec, "pieces", fail)  # of the checkpoint; messages are not made of them one by one
+    def fail(path: Path, *args: Any, **options: Any) -> Any:
+        if path.name == "state.part":
+            raise OSError(28, "No space left on device")
+        return opened(path, *args, **options)
+
+    monkeypatch.setattr(Path, "open", fail)  # the checkpoint
     with pytest.raises(GridFailure, match=said):
         engine.train(job)
     assert [worker.terminated for worker in three] == [3, 3, 3]

@@ -70,7 +70,7 @@ def pieces(content: RecordDict) -> list[bytes | memoryview]:
     return [struct.pack(">I", len(header)), header, *elements]
 
 
-def decode(raw: bytes) -> RecordDict:
+def decode(raw: bytes | bytearray) -> RecordDict:
     """Return the content of a message; raises `Malformed`.
 
     Nothing is allocated for an array before the message is known to hold it.

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import NoReturn
 
-import httpx
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from synergos.errors import Cancelled, GridFailure, SynergosError, Unreachable
 from synergos.federation import codec, identity
-from synergos.federation.line import Cancellation, Line
+from synergos.federation.line import Answer, Cancellation, Line
 from synergos.logs import get_logger
 
 # Sessions that one message may cost: a worker that loses more has another trouble than a restart.
@@ -191,16 +192,16 @@ class DirectGrid(Grid):
         headers = {"Authorization": f"Bearer {endpoint.token}", "Content-Type": codec.MEDIA_TYPE}
         for attempt in range(_RENEWALS + 1):
             left = None if deadline is None else deadline - time.monotonic()
-            response = self._lines[node].ask("POST", path, body, headers, left)
-            if response.status_code == httpx.codes.OK:
+            answer = self._lines[node].ask("POST", path, body, headers, left)
+            if answer.status == HTTPStatus.OK:
                 break
-            no_session = response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.NOT_FOUND)
+            no_session = answer.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND)
             if not no_session or self._renew is None or attempt == _RENEWALS:
-                raise GridFailure(f"Participant {self.name(node)} {_complaint(response)}")
+                raise GridFailure(f"Participant {self.name(node)} {_complaint(answer)}")
             self._renew(node)
         try:
             with _decoding:
-                return Message(codec.decode(response.content), reply_to=message)
+                return Message(codec.decode(answer.body), reply_to=message)
         except codec.Malformed as error:
             raise GridFailure(f"Participant {self.name(node)} gave an unusable answer: {error.message}") from None
 
@@ -250,11 +251,11 @@ class DirectGrid(Grid):
         raise NotImplementedError
 
 
-def _complaint(response: httpx.Response) -> str:
+def _complaint(answer: Answer) -> str:
     try:
-        text = str(response.json()["message"])
+        text = str(json.loads(answer.body)["message"])
     except (ValueError, KeyError, TypeError):
-        text = f"HTTP status {response.status_code}"
-    if response.status_code == httpx.codes.UNAUTHORIZED:
+        text = f"HTTP status {answer.status}"
+    if answer.status == HTTPStatus.UNAUTHORIZED:
         return f"has lost its session, perhaps it was restarted: {text}"
     return f"failed: {text}"

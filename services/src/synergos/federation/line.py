@@ -7,7 +7,8 @@ import http.client
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -28,6 +29,15 @@ _PAUSE = 0.2
 FIRST_ANSWER = 10.0
 _WATCH = 2.0
 _LOOK = 3.0
+_PIECE = 2**20
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Status and body of an HTTP response."""
+
+    status: int
+    body: bytearray
 
 
 class Cancellation:
@@ -87,9 +97,7 @@ class Line:
         self._watcher: threading.Thread | None = None
         cancellation.on_cancel(self._hang_up)
 
-    def ask(
-        self, method: str, path: str, content: bytes, headers: dict[str, str], timeout: float | None
-    ) -> httpx.Response:
+    def ask(self, method: str, path: str, content: bytes, headers: dict[str, str], timeout: float | None) -> Answer:
         """Send a request that may be repeated and return the answer, whatever its status.
 
         Raises:
@@ -99,7 +107,9 @@ class Line:
         if self._watcher is None:
             self._watcher = threading.Thread(target=self._watch, daemon=True, name=f"watch-{self._participant_id}")
             self._watcher.start()
-        request = httpx.Request(method, self._url + path, headers=headers, content=content)
+        headers = {**headers, "Content-Length": str(len(content))}
+        pieces = content if len(content) <= _PIECE else _Pieces(content)
+        request = httpx.Request(method, self._url + path, headers=headers, content=pieces)
         deadline = None if timeout is None else time.monotonic() + timeout
         self._away, trouble = None, "did not answer in time"
         while True:
@@ -112,7 +122,11 @@ class Line:
             begun = self._begun = time.monotonic()
             try:
                 response = self._transport.handle_request(request)
-                response.read()
+                # Not `response.read()`, which keeps a list of all pieces first: twice the size, in crumbs.
+                body = bytearray()
+                for piece in response.iter_bytes():
+                    body += piece
+                response.close()
             except (httpx.ReadTimeout, httpx.WriteTimeout):
                 raise self._unreachable("did not answer in time") from None
             except httpx.TransportError as error:
@@ -129,7 +143,7 @@ class Line:
             finally:
                 self._begun = None
             self.answered = True
-            return response
+            return Answer(response.status_code, body)
 
     def alive(self, timeout: float = _LOOK) -> bool:
         """Look whether the worker's health check answers."""
@@ -175,3 +189,13 @@ class Line:
 
     def _unreachable(self, what: str) -> Unreachable:
         return Unreachable(f"Participant {self._participant_id} {what}")
+
+
+class _Pieces:
+    """A large body in pieces: as one it would be copied at each partial write of its rest."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = memoryview(content)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return (bytes(self._content[i : i + _PIECE]) for i in range(0, len(self._content), _PIECE))
