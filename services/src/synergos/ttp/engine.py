@@ -135,7 +135,7 @@ class GridEngine:
                     checkpoint.save(snapshot)
                 if parameters.checkpoints and progress.round % parameters.checkpoints == 0:
                     _keep(folder / _CHECKPOINTS / f"round_{progress.round}", network, snapshot, history)
-            log.info("round", **progress.model_dump(exclude={"rounds"}))
+            log.info("round", **progress.model_dump(exclude={"rounds", "participants"}))
             if watch is not None:
                 watch(progress)
 
