@@ -229,9 +229,12 @@ class Grid:
         return FOLDER / "disks" / component / "outputs" / COLLAB / project_id / EXPT / run_id
 
     def model(self, project_id: str, run_id: str) -> dict[str, Any]:
-        """Return the loss histories and a digest of every tensor of every model of a run."""
+        """Return the record, the loss histories and a digest of every tensor of every model of a run."""
         files = sorted(self.folder(project_id, run_id).iterdir())
         losses = {file.name: json.loads(file.read_text()) for file in files if file.suffix == ".json"}
+        path = f"train/collaborations/{COLLAB}/projects/{project_id}/models/{EXPT}/{run_id}"
+        record = self.call("GET", path)[0]["global"]
+        losses["record"] = {name: record[name] for name in ("rounds", "best_round", "left_out")}
         return losses | {file.name: _tensors(file) for file in files if file.suffix == ".pt"}
 
     # --- containers and faults ----------------------------------------------------------------------------------

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import dataset
 import pytest
 from conftest import LONG, SHORT, Reference, report
-from grid import FOLDER, TTP, WORKERS, Grid, Refused, wait_for
+from grid import COLLAB, EXPT, FOLDER, TTP, WORKERS, Grid, Refused, wait_for
 
 GRACE = 3
 FIRST = WORKERS["worker_1"]
@@ -193,3 +194,64 @@ def test_a_queue_survives_the_ttp(grid: Grid, reference: Reference) -> None:
     for number in (0, 1, 3):
         assert jobs[number].work.figures() == reference.figures["training"]
     report("TTP killed with a queue", "training", "all in order, same figures", "-", f"{time.monotonic() - back:.1f}")
+
+
+def test_everything_is_killed_at_once(grid: Grid, reference: Reference) -> None:
+    """As by a power cut, after which everything comes up by itself and in any order."""
+    grid.run(reference.project_id, "dark", **LONG)
+    job = grid.start(work := grid.training(reference.project_id, "dark"))
+    wait_for("the third round", lambda: work.reached(job))
+    names = (TTP, *WORKERS.values())
+    struck = time.monotonic()
+    for name in names:
+        grid.crash(name)
+    for name in names:
+        grid.up(name)
+    back = time.monotonic()
+    assert job.ended()["state"] == "done"
+    assert work.figures() == reference.figures["training"]
+    report("all killed at once", "training", "same figures", f"{back - struck:.1f}", f"{time.monotonic() - back:.1f}")
+
+
+def test_a_ttp_that_is_restarted_goes_on(grid: Grid, reference: Reference) -> None:
+    """A planned stop, as of an upgrade, costs no more than a kill."""
+    grid.run(reference.project_id, "restarted", **LONG)
+    job = grid.start(work := grid.training(reference.project_id, "restarted"))
+    wait_for("the third round", lambda: work.reached(job))
+    struck = time.monotonic()
+    grid.container(TTP).restart()
+    grid.up(TTP)
+    back = time.monotonic()
+    assert job.ended()["state"] == "done"
+    assert work.figures() == reference.figures["training"]
+    assert grid.rounds_since_start()[0] > 3, "the run began anew"
+    report("TTP restarted", "training", "same figures", f"{back - struck:.1f}", f"{time.monotonic() - back:.1f}")
+
+
+@pytest.mark.parametrize(
+    ("component", "moment"), [(TTP, "training"), (FIRST, "poll"), (FIRST, "validation")], ids=lambda value: value
+)
+def test_an_unwritable_folder_is_a_clear_failure(grid: Grid, reference: Reference, component: str, moment: str) -> None:
+    case = f"shut-{moment}"
+    grid.project(case)
+    grid.run(reference.project_id, case, **SHORT)
+    work = {
+        "poll": grid.alignment(case),
+        "training": grid.training(reference.project_id, case),
+        "validation": grid.validation(reference.project_id, "long"),
+    }[moment]
+    folder = FOLDER / "disks" / component / "outputs" / COLLAB
+    folder = folder if moment == "poll" else folder / reference.project_id / ("." if component == FIRST else EXPT)
+    owner = folder.stat()
+    os.chown(folder, 0, 0)
+    try:
+        began = time.monotonic()
+        with pytest.raises(Refused, match=r"(?i)permission denied") as error:
+            grid.do(work)
+        assert COLLAB in error.value.message
+        assert component == TTP or "worker_1" in error.value.message
+    finally:
+        os.chown(folder, owner.st_uid, owner.st_gid)
+    name = f"{'TTP' if component == TTP else 'worker'} cannot write its folder"
+    report(name, moment, "fails with its reason", "-", f"{time.monotonic() - began:.1f}")
+    grid.do(work)
