@@ -265,7 +265,18 @@ class Grid:
 
     def crash(self, name: str) -> None:
         """Kill the main process behind the engine's back, so that the restart policy brings it back."""
-        os.kill(self.container(name).attrs["State"]["Pid"], signal.SIGKILL)
+        self._signal(name, signal.SIGKILL)
+
+    def hang(self, name: str) -> None:
+        """Stop the main process: connections are still accepted, by the kernel, and nothing is answered."""
+        self._signal(name, signal.SIGSTOP)
+
+    def wake(self, name: str) -> None:
+        """Let it go on."""
+        self._signal(name, signal.SIGCONT)
+
+    def _signal(self, name: str, number: signal.Signals) -> None:
+        os.kill(self.container(name).attrs["State"]["Pid"], number)
 
     def fill(self, name: str) -> None:
         """Leave no byte on a component's disk."""

@@ -59,9 +59,7 @@ def _fill(name: str) -> Callable[[Grid], None]:
 _FULL = r"(no space left|disk is full)"
 FAULTS = {
     "worker killed": Fault(_kill, lambda grid: grid.up(VICTIM)),
-    "worker hung": Fault(
-        lambda grid: grid.container(VICTIM).pause(), _after_a_while(lambda grid: grid.container(VICTIM).unpause())
-    ),
+    "worker hung": Fault(lambda grid: grid.hang(VICTIM), _after_a_while(lambda grid: grid.wake(VICTIM))),
     "TTP killed": Fault(lambda grid: grid.crash(TTP), lambda grid: grid.up(TTP), TTP),
     "network of a worker cut": Fault(lambda grid: grid.cut(VICTIM), _after_a_while(lambda grid: grid.plug(VICTIM))),
     # A worker writes nothing during training.
@@ -108,7 +106,7 @@ def test_fault(grid: Grid, reference: Reference, name: str, moment: str) -> None
     finally:
         fault.mend(grid)
         grid.quick(VICTIM)
-    back = time.monotonic()
+    back, by_then = time.monotonic(), len(job.rounds)
     if reason and (refused or not fault.lenient):
         outcome = "fails with its reason, then same figures"
         ended = job.ended()
@@ -119,7 +117,7 @@ def test_fault(grid: Grid, reference: Reference, name: str, moment: str) -> None
     else:
         outcome = "same figures"
         if moment == "training":
-            wait_for("another round", lambda: len(job.rounds) > before + 1 or job.record["state"] == "done")
+            wait_for("another round", lambda: len(job.rounds) > by_then or job.record["state"] == "done")
             went_on = time.monotonic()
         ended = job.ended()
         assert ended["state"] == "done", ended
