@@ -50,7 +50,7 @@ test: test-fast ## Everything that CI runs, Docker Engine included
 test-services: $(VENV)/.dev ## The services' tests and type checks, in a container with torch
 	$(BIN)/ansible-playbook tests/image.yml
 	$(BIN)/python tests/in_image.py mypy --cache-dir /tmp/mypy --config-file ../pyproject.toml src/synergos
-	$(BIN)/python tests/in_image.py python -m pytest -p no:cacheprovider tests
+	$(BIN)/python tests/in_image.py python -m pytest -p no:cacheprovider --timeout 180 tests
 
 .PHONY: test-full
 test-full: test ## make test, then every fault at every moment of a run, and benchmarks
