@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pictures import draw, numbered, write_set
-from PIL import Image
+from PIL import ExifTags, Image
 
 from synergos.errors import FeatureDrift, Invalid
 from synergos.jobs import Layout, Tags
@@ -72,6 +73,30 @@ def test_sixteen_bits_become_eight(root: Path, prepare: Prepare) -> None:
     tag = write_set(root, "s/train", {"a.png": deep, "b.tif": deep}, "image,target\na.png,a\nb.tif,b\n")
     X = aligned(prepare(Tags(train=[tag])), layout(1, 1, 3), "classify")["train"].split.X
     assert X.tolist() == [[[[0, 1, 255]]]] * 2
+
+
+def test_photographs_are_turned_as_their_exif_says(root: Path, prepare: Prepare) -> None:
+    picture = draw(3, 2, 1, channels=1)
+    files: dict[str, Image.Image | bytes] = {}
+    for orientation in (1, 3, 6, 8, 99):
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        buffer = io.BytesIO()
+        picture.save(buffer, "png", exif=exif)
+        files[f"{orientation}.png"] = buffer.getvalue()
+    buffer = io.BytesIO()
+    picture.save(buffer, "png", exif=b"Exif\0\0no exif at all")
+    files["broken.png"] = buffer.getvalue()
+    mapping = "image,target\n" + "".join(f"{name},{name}\n" for name in files)
+    prepared = prepare(Tags(train=[write_set(root, "s/train", files, mapping)]))
+    assert (prepared.metadata["train"]["pixel_height"], prepared.metadata["train"]["pixel_width"]) == (3, 3)
+    X = aligned(prepared, Layout(datatype="image", shape=[1, 3, 3]), "classify")["train"].split.X[:, 0]
+    pixels = np.asarray(picture)
+    for row in (0, 4, 5):
+        assert np.array_equal(X[row, :, :2], pixels)
+    assert np.array_equal(X[1, :, :2], np.rot90(pixels, 2))
+    assert np.array_equal(X[2, :2], np.rot90(pixels, -1))
+    assert np.array_equal(X[3, :2], np.rot90(pixels))
 
 
 def test_sizes_are_padded_at_the_bottom_and_right(root: Path, prepare: Prepare) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from synergos.errors import FeatureDrift, Invalid
@@ -30,6 +30,8 @@ NAME = "image"
 # Pixels that one image may have: what a decoder is ready to unpack from a small file is bounded by this.
 _MAX_PIXELS = 50_000_000
 _MAX_SIDE = 4096
+# Orientations in EXIF: a camera stores pixels as the sensor lay, and says how to turn them.
+_UPRIGHT, _ON_THEIR_SIDE = 1, range(5, 9)
 
 log = get_logger("worker.images")
 
@@ -286,17 +288,19 @@ def _check_file(folder: Path, name: str, row: int, shown: str) -> None:
 
 
 def _size(path: Path, name: str) -> tuple[int, int]:
-    """Return height and width without decoding."""
+    """Return height and width without decoding, as `_decode` will find them."""
     with _opened(path, name) as image:
-        return image.height, image.width
+        return (image.width, image.height) if _orientation(image) in _ON_THEIR_SIDE else (image.height, image.width)
 
 
 def _decode(path: Path, name: str, operations: Operations) -> NDArray[np.uint8]:
-    """Return one image as bytes, shape (channels, height, width); the first of an animation."""
+    """Return one image as bytes, shape (channels, height, width), upright; the first of an animation."""
     with _opened(path, name) as image:
         picture: Image.Image = image
+        if _orientation(image) != _UPRIGHT:
+            picture = ImageOps.exif_transpose(image)
         if image.mode.startswith("I;16"):
-            picture = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
         elif image.mode in ("I", "F"):
             raise Invalid(f"{name} has 32 bits per pixel and channel: convert it to 8 or 16 bits.")
         if operations.use_alpha:
@@ -308,6 +312,15 @@ def _decode(path: Path, name: str, operations: Operations) -> NDArray[np.uint8]:
             picture = picture.resize((width, height), Image.Resampling.BILINEAR)
         pixels = np.asarray(picture)
         return pixels[np.newaxis] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the orientation that EXIF tells, upright if it is missing or not readable."""
+    with contextlib.suppress(Exception):
+        value = image.getexif().get(ExifTags.Base.Orientation)
+        if isinstance(value, int) and 1 <= value <= 8:
+            return value
+    return _UPRIGHT
 
 
 @contextlib.contextmanager
