@@ -44,6 +44,11 @@ def write_text(write: Write) -> Callable[..., list[str]]:
             "\u65e5\u672c \u0395\u03bb\u03bb\u03ac\u03b4\u03b1",
             "\u65e5\u672c \u03b5\u03bb\u03bb\u03b1\u03b4\u03b1",
         ),
+        (
+            {**BARE, "strip_accents": None},
+            "\u0905\u091a\u094d\u091b\u093e, \u0e19\u0e48\u0e32",
+            "\u0905\u091a\u094d\u091b\u093e \u0e19\u0e48\u0e32",
+        ),
         ({**BARE, "spellcheck": True}, "a beautful hous inthe gardn", "a beautiful house in the garden"),
         ({}, "", ""),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,8 +25,11 @@ from synergos.worker.labels import LABEL
 from synergos.worker.prepared import BUCKET, Own, Prepared, Source, Told
 
 TEXT = "text"
-_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
-_WORD_OR_MARK = re.compile(r"[^\W_]+(?:'[^\W_]+)*|[^\s]")
+# Vowel signs, as Hindi and Thai have them, are part of a word but not of \w.
+_SIGNS = "".join(chr(sign) for sign in range(0x300, 0x20000) if unicodedata.category(chr(sign)) in ("Mn", "Mc"))
+_LETTERS = rf"(?:[^\W_][{_SIGNS}]*)+"
+_WORD = re.compile(rf"{_LETTERS}(?:'{_LETTERS})*")
+_WORD_OR_MARK = re.compile(rf"{_WORD.pattern}|[^\s]")
 _CONTRACTIONS = [
     (re.compile(rf"\b{short}\b"), long)
     for short, long in (
