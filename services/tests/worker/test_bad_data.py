@@ -196,6 +196,11 @@ case(
     "d/train/data.csv: column 'c' is declared float32, but no cell is a number: declare it 'category' or correct the file.",
 )
 case(
+    "numbers too large",
+    table(csv=ROWS + "1e200,F,0\n-1e200,M,1\n"),
+    "Column 'a' of the train set holds values that are too large: rescale it.",
+)
+case(
     "fraction as integer",
     table(csv="a,c,target\n1,F,0\n1.5,F,0\n", schema={**SCHEMA, "a": "int32"}),
     "d/train/data.csv: column 'a' is declared int32, but row 1 (counted from 0) holds a fraction: declare it 'float64'.",

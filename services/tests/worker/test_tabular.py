@@ -125,9 +125,12 @@ def test_rows_without_a_label_are_left_out_of_training_only(root: Path, write: W
 
 @pytest.mark.parametrize("csv", ["a,c\n1,F\n2,M\n", "a,c,target\n1,F,\n2,M,\n"])
 @pytest.mark.parametrize("action", ["classify", "regress"])
-def test_prediction_needs_no_labels(write: Write, prepare: Prepare, csv: str, action: Any) -> None:
+@pytest.mark.parametrize("declared", [True, False])
+def test_prediction_needs_no_labels(write: Write, prepare: Prepare, csv: str, action: Any, declared: bool) -> None:
     schema = {**SIMPLE, "target": "int32"}
     train = write("d/train", "a,c,target\n1,F,0\n2,M,1\n", schema)
+    if not declared:
+        del schema["target"]
     prepared = prepare(Tags(train=[train], predict=[write("d/predict", csv, schema)]), action)
     assert prepared.headers["predict"].y == []
     names = ["target"] if action == "regress" else ["target_0", "target_1"]

@@ -91,7 +91,10 @@ class Table(Source):
                 categories[column] = {**facts, "labels": levels, "unique": len(levels)}
             else:
                 values = self.frame[column]
-                moments = {"mean": float(values.mean()), "std": float(values.std(ddof=0))}
+                with np.errstate(over="ignore"):
+                    moments = {"mean": float(values.mean()), "std": float(values.std(ddof=0))}
+                if not np.isfinite(moments["std"]):
+                    raise Invalid(f"Column {column!r} of the {meta} set holds values that are too large: rescale it.")
                 enough = self.filled[column] >= told.minimum_rows
                 numbers[column] = {**facts, **moments} if enough else facts
         return sorted(set(places.values())), {
@@ -182,7 +185,7 @@ class _Raw:
         frames: list[pd.DataFrame] = []
         schema: dict[str, str] = {}
         for path in [path for folder in folders for path in files.csvs(root, folder)]:
-            declared = _read_schema(root, path.with_name(SCHEMA), action)
+            declared = _read_schema(root, path.with_name(SCHEMA), action, meta)
             frames.append(_read_table(root, path, declared, meta))
             for name, dtype in declared.items():
                 schema[name] = _common(schema.get(name, dtype), dtype, name, files.shown(root, path.with_name(SCHEMA)))
@@ -200,7 +203,7 @@ class _Raw:
         return features
 
 
-def _read_schema(root: Path, path: Path, action: Action) -> dict[str, str]:
+def _read_schema(root: Path, path: Path, action: Action, meta: Meta) -> dict[str, str]:
     shown = files.shown(root, path)
     if not path.is_file():
         raise Invalid(f'{shown} is missing: it declares each column\'s dtype, for example {{"age": "int32"}}.')
@@ -216,6 +219,8 @@ def _read_schema(root: Path, path: Path, action: Action) -> dict[str, str]:
                 f"{shown}: column {name!r} has the unknown dtype {dtype!r}; "
                 "use 'category', 'int8' to 'int64', 'uint8' to 'uint64', or 'float16' to 'float64'."
             )
+    if LABEL not in schema and meta == "predict":
+        return schema
     if LABEL not in schema:
         raise Invalid(f"{shown}: the label column {LABEL!r} is missing; columns are {', '.join(schema)}.")
     if action == "regress" and schema[LABEL] == CATEGORY:
