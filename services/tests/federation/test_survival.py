@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from synergos.federation import line
 from synergos.federation.port import create_app
 from synergos.jobs import Alignment, Layout, ParticipantRound, RoundProgress
 from synergos.ttp import engine as engine_module
+from synergos.ttp import freeing
 from synergos.ttp.engine import GridEngine
 
 Start = Callable[..., list[Worker]]
@@ -113,6 +115,27 @@ def test_who_stays_away_fails_the_run_by_name(three: list[Worker], engine: GridE
         engine.train(job, at_round(2, three[1].stop))
     assert (three[0].terminated, three[2].terminated) == (1, 1)
     assert files(tmp_path) == set()
+
+
+def test_who_was_cut_off_when_the_run_ended_is_freed_later(
+    three: list[Worker], engine: GridEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(freeing, "_PAUSE", 0.1)
+    cut = three[1]
+
+    def pull_the_plug() -> None:
+        cut.port.stop()
+        cut.rest.stop()
+
+    job = train_job(three, parameters={**FAST, "rounds": 50, "grace": 0.3})
+    with pytest.raises(GridFailure, match="worker_2"):
+        engine.train(job, at_round(2, pull_the_plug))
+    assert cut.sessions.keys() == [("c", "p", "e", "r")]
+    cut.start()
+    deadline = time.monotonic() + 20
+    while cut.sessions.keys():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_a_run_goes_on_without_those_it_can_spare_and_takes_them_back(

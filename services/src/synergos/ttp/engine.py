@@ -34,6 +34,7 @@ from synergos.jobs import (
     Watch,
 )
 from synergos.logs import get_logger
+from synergos.ttp.freeing import Freeing
 from synergos.ttp.workers import WorkerClient
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class GridEngine:
         self._log = get_logger("ttp.engine")
         self._lock = threading.Lock()
         self._job: Cancellation | None = None
+        self._freeing = Freeing()
 
     def warm_up(self) -> None:
         """Load what the first job would otherwise wait for."""
@@ -258,7 +260,7 @@ class GridEngine:
     def _sessions(
         self, job: RunJob, parties: Sequence[Party], needed: int, grace: float, cancellation: Cancellation
     ) -> Iterator[DirectGrid]:
-        """Initialise every party behind a fresh token; terminate all of them whatever happens.
+        """Initialise every party behind a fresh token; terminate all of them whatever happens, absent ones later.
 
         A party that never answers is absent from the grid, as long as `needed` ones are there.
         """
@@ -271,12 +273,13 @@ class GridEngine:
             for node in (party.node for party in parties)
         ]
         ended = threading.Event()
+        self._freeing.forget(job)
 
         def renew(node_id: int) -> None:
             worker, party, endpoint = workers[node_id - 1], parties[node_id - 1], endpoints[node_id - 1]
             worker.initialise(job, party, endpoint.token)
             if ended.is_set():
-                worker.terminate(job)
+                self._freeing.free(worker, job)
 
         def first(node_id: int) -> Unreachable | None:
             try:
@@ -303,7 +306,7 @@ class GridEngine:
                     grid.close()
             finally:
                 ended.set()
-                _everywhere(lambda worker: worker.terminate(job), workers)
+                _everywhere(lambda worker: self._freeing.free(worker, job), workers)
 
     def _folder(self, job: RunJob) -> Path:
         ids = (job.collab_id, job.project_id, job.expt_id, job.run_id)

@@ -13,7 +13,6 @@ import httpx
 from synergos.errors import GridFailure
 from synergos.federation.line import Answer, Cancellation, Line
 from synergos.jobs import METAS, Action, Alignment, Node, Party, RunJob
-from synergos.logs import get_logger
 
 _SLOWEST_ASKING = 1.0
 # Seconds to free a worker that does not answer: it was given up already, or it has nothing to lose.
@@ -47,6 +46,11 @@ class WorkerClient:
 
     def __exit__(self, *_: object) -> None:
         self._line.close()
+
+    @property
+    def participant_id(self) -> str:
+        """Whose worker it is."""
+        return self._node.participant_id
 
     def poll(self, collab_id: str, project_id: str, action: Action, tags: dict[str, Any]) -> Any:
         """Have the tagged data loaded and return {headers, schemas, metadata} once that is done."""
@@ -87,16 +91,19 @@ class WorkerClient:
         )
         self._data(answer)
 
-    def terminate(self, job: RunJob) -> None:
-        """Close the session of the combination. Never raises: it runs when something else may have failed already."""
+    def terminate(self, job: RunJob) -> str | None:
+        """Close the session of the combination and return None, or why that could not be done.
+
+        Never raises: it runs when something else may have failed already.
+        """
         try:
             with httpx.Client(timeout=_FREEING, trust_env=False, verify=False) as http:
                 response = http.post(f"{self._url}/terminate/{_combination(job)}", json={})
             if response.status_code not in (HTTPStatus.OK, HTTPStatus.NOT_FOUND):
                 self._data(Answer(response.status_code, bytearray(response.content)))
         except (httpx.HTTPError, GridFailure) as error:
-            log = get_logger("ttp.workers").bind(participant=self._node.participant_id)
-            log.warning("worker not freed", reason=str(error) or type(error).__name__)
+            return str(error) or type(error).__name__
+        return None
 
     def _send(self, method: str, path: str, body: dict[str, Any]) -> Answer:
         headers = {"Content-Type": "application/json"}
@@ -113,7 +120,7 @@ class WorkerClient:
         raise self._failure(f"says: {said}")
 
     def _failure(self, what: str) -> GridFailure:
-        return GridFailure(f"Participant {self._node.participant_id} {what}")
+        return GridFailure(f"Participant {self.participant_id} {what}")
 
 
 def _path(*segments: str) -> str:
