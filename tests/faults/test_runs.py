@@ -13,33 +13,42 @@ from grid import COLLAB, EXPT, FOLDER, TTP, WORKERS, Grid, Refused, wait_for
 GRACE = 3
 FIRST = WORKERS["worker_1"]
 ENDLESS = 1000
+AWAY = {
+    "killed": (lambda grid: grid.container(FIRST).kill(), lambda grid: grid.container(FIRST).start()),
+    "hung": (lambda grid: grid.hang(FIRST), lambda grid: grid.wake(FIRST)),
+    "cut": (lambda grid: grid.cut(FIRST), lambda grid: grid.plug(FIRST)),
+}
 
 
 def _left_out(rounds: list[dict]) -> list[list[str]]:
     return [each["left_out"] for each in rounds]
 
 
-def test_who_stays_away_fails_the_run(grid: Grid, reference: Reference) -> None:
-    grid.run(reference.project_id, "away", **LONG, grace=GRACE)
-    job = grid.start(work := grid.training(reference.project_id, "away"))
+@pytest.mark.parametrize("way", AWAY)
+def test_who_stays_away_fails_the_run(grid: Grid, reference: Reference, way: str) -> None:
+    leave, come_back = AWAY[way]
+    run_id = f"away-{way}"
+    grid.run(reference.project_id, run_id, **LONG, grace=GRACE)
+    job = grid.start(work := grid.training(reference.project_id, run_id))
     wait_for("the third round", lambda: work.reached(job))
-    grid.container(FIRST).kill()
-    killed = time.monotonic()
+    leave(grid)
+    struck = time.monotonic()
     try:
         refused, ended = job.reply(), job.ended()
-        told = time.monotonic() - killed
+        told = time.monotonic() - struck
         assert ended["state"] == "failed" and "worker_1" in ended["reason"], ended
         assert refused is not None and refused.message == ended["reason"]
         assert "worker_2" not in ended["reason"] and "worker_3" not in ended["reason"]
-        assert not grid.folder(reference.project_id, "away").exists() or not list(
-            grid.folder(reference.project_id, "away").iterdir()
+        assert not grid.folder(reference.project_id, run_id).exists() or not list(
+            grid.folder(reference.project_id, run_id).iterdir()
         )
         grid.idle("worker_2", "worker_3")
     finally:
-        grid.container(FIRST).start()
+        come_back(grid)
         grid.up(FIRST)
-    report(f"worker stays away (grace {GRACE} s)", "training", "fails with its name", "ever", f"{told:.1f}")
-    assert grid.do(grid.training(reference.project_id, "away")) == reference.figures["training"]
+    report(f"worker {way} for longer than grace, {GRACE} s", "training", "fails with its name", "ever", f"{told:.1f}")
+    grid.idle()
+    assert grid.do(work) == reference.figures["training"]
 
 
 def test_who_stays_away_is_left_out_where_the_run_allows_it(grid: Grid, reference: Reference) -> None:
@@ -62,7 +71,9 @@ def test_who_stays_away_is_left_out_where_the_run_allows_it(grid: Grid, referenc
     finally:
         grid.container(FIRST).start()
         grid.up(FIRST)
-    report(f"worker stays away (grace {GRACE} s)", "training", "goes on without it", "ever", f"{went_on:.1f}")
+    report(
+        f"worker killed for longer than grace, {GRACE} s", "training", "goes on without it", "ever", f"{went_on:.1f}"
+    )
 
 
 def test_too_few_who_stay_fail_the_run(grid: Grid, reference: Reference) -> None:
