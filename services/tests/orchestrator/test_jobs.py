@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import grid_double
 import pytest
 from grid_double import (
     EXPERIMENT,
@@ -155,6 +156,37 @@ def test_drift_leaves_tags_and_alignment_alone(client: PlainClient, grid: Grid) 
     assert response.status_code == 403
     assert "height" in response.json()["message"]
     assert grid.snapshot() == before
+
+
+def test_a_model_is_used_only_with_what_it_was_trained_for(
+    client: PlainClient, grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(client)
+    train(client)
+
+    def refused() -> None:
+        for path, body in ((f"{EVALUATE}/validations", {}), (PREDICT, NEW_DATA)):
+            response = client("POST", path, body)
+            assert response.status_code == 417
+            assert "model of e1/r1 was trained for another alignment" in response.json()["message"]
+
+    layers = client.ok("GET", EXPERIMENT)["model"]
+    client.ok("PUT", EXPERIMENT, {"model": [{**layers[0], "activation": "relu"}]})
+    refused()
+    client.ok("PUT", EXPERIMENT, {"model": layers})
+    client.ok("POST", f"{EVALUATE}/validations", {})
+
+    with monkeypatch.context() as other:
+        other.setattr(grid_double, "LAYOUT", LAYOUT.model_copy(update={"scaling": {"age": (6.0, 2.0)}}))
+        client.ok("POST", f"{TRAIN}/alignments", {})
+        refused()
+        client.ok("POST", f"{TRAIN}/models", {})
+        client.ok("POST", f"{EVALUATE}/validations", {})
+    # Other rows alone do not matter.
+    train(client)
+    monkeypatch.setattr(grid_double, "LAYOUT", LAYOUT.model_copy(update={"counts": {"target": 90}}))
+    client.ok("POST", f"{TRAIN}/alignments", {})
+    client.ok("POST", f"{EVALUATE}/validations", {})
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,9 +110,31 @@ def combinations(records: Records, project: Key, expt_id: str | None, run_id: st
     return found
 
 
-def trained(records: Records, found: list[Combination]) -> list[Combination]:
-    """Return the combinations that have a trained model; raises `NotFound` if none has."""
-    result = [combination for combination in found if records.find(MODEL, combination.key)]
+def basis(combination: Combination, found: list[Party]) -> str:
+    """Identify what a model was trained for: its layers, and the names and scaling of the parties' layouts."""
+    layouts = [party.alignment.layout.model_dump(exclude={"counts"}) for party in found if party.alignment]
+    content = json.dumps([combination.model, layouts[:1]], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def trained(records: Records, found: list[Combination], within: list[Party] | None = None) -> list[Combination]:
+    """Return the combinations that have a trained model.
+
+    Args:
+        within: aligned parties that the models are to be used with; None to take their word for it.
+
+    Raises:
+        NotFound: none has a model.
+        Invalid: a model was trained before its experiment, or the alignment of `within`, became another.
+    """
+    models = [(combination, records.find(MODEL, combination.key)) for combination in found]
+    result = [combination for combination, model in models if model]
+    for combination, model in models:
+        if model and within is not None and model.body["global"].get("basis") not in (None, basis(combination, within)):
+            raise Invalid(
+                f"The model of {combination.expt_id}/{combination.run_id} was trained for another alignment of the "
+                "project, or another model of the experiment: POST models again."
+            )
     if not result:
         names = ", ".join(f"{combination.expt_id}/{combination.run_id}" for combination in found)
         raise NotFound(f"No model has been trained for {names}: POST models first.")

@@ -125,12 +125,14 @@ def validate(task: Task) -> list[Body]:
     expt_id, run_id, participant_id = task.ids("expt_id", "run_id", "participant_id")
     with task.database.read() as records:
         action = assemble.action(records, project)
-        combinations = assemble.trained(records, assemble.combinations(records, project, expt_id, run_id))
+        found = assemble.combinations(records, project, expt_id, run_id)
+        assemble.trained(records, found)
         if participant_id is not None:
             records.get(REGISTRATION, {**project, "participant_id": participant_id})
         parties = assemble.parties(records, project)
         if order.auto_align:
             parties = assemble.aligned(parties, project)
+        combinations = assemble.trained(records, found, parties if order.auto_align else None)
     participants = [participant_id] if participant_id else [party.node.participant_id for party in parties]
     data: list[Body] = []
     for combination in task.each(combinations):
@@ -181,10 +183,11 @@ def _predict(task: Task, member: Key, order: schemas.PredictionOrder) -> list[Bo
     tags = order.tags[member["project_id"]]
     with task.database.read() as records:
         action = assemble.action(records, project)
-        combinations = assemble.trained(records, _combinations(records, task, member))
         parties = assemble.parties(records, project)
-    if order.auto_align:
-        parties = assemble.aligned(parties, project)
+        if order.auto_align:
+            parties = assemble.aligned(parties, project)
+        found = _combinations(records, task, member)
+        combinations = assemble.trained(records, found, parties if order.auto_align else None)
     requester = next(party for party in parties if party.node.participant_id == participant)
     requester.tags.predict = tags
     if order.auto_align:

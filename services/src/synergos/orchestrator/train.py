@@ -111,6 +111,8 @@ def train(task: Task) -> list[Body]:
     for combination in task.each(combinations):
         job = TrainJob(**vars(combination), action=action, parties=parties, auto_align=order.auto_align)
         result = task.engine.train(job, task.watch)
+        if order.auto_align:
+            result.paths["global"]["basis"] = assemble.basis(combination, parties)
         with task.finishing() as records:
             data += show(records, [records.put(MODEL, combination.key, result.paths)])
     return data
