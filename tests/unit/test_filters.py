@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
+from ansible_collections.synergos.grid.plugins.filter.collaboration import collaboration
 from ansible_collections.synergos.grid.plugins.filter.endpoint import endpoint
+from ansible_collections.synergos.grid.plugins.filter.page import page
 from ansible_collections.synergos.grid.plugins.filter.participants import participants
 from ansible_collections.synergos.grid.plugins.filter.published import published
 from ansible_collections.synergos.grid.plugins.filter.query import query
@@ -66,6 +68,50 @@ def test_participants_are_host_and_guests() -> None:
         "data": "data3",
     }
     assert (second["role"], second["host"]) == ("guest", "172.18.0.4")
+
+
+def test_collaboration_holds_the_components_that_the_grid_has() -> None:
+    inner = (9000, 9100, 9200, 9300, 9400)
+    ports = [{"container": port, "host": port + 1000, "address": "127.0.0.1"} for port in inner]
+    hostvars = {
+        "here": {"ansible_host": "192.0.2.7"},
+        "silent": {},
+        "ttp": host("ttp", component="ttp"),
+        "logger": host("logger", component="logger", address="172.19.0.10", ports=ports),
+        "mlops": host("mlops", component="mlops", address="172.19.0.11"),
+    }
+    found = collaboration(list(hostvars), hostvars, "here")
+    assert found == {
+        "logs": {
+            "host": "172.19.0.10",
+            "ports": {"main": 9000, "ui": 9000, "sysmetrics": 9100, "director": 9200, "ttp": 9300, "worker": 9400},
+            "secure": False,
+        },
+        "mlops": {"host": "172.19.0.11", "ports": {"main": 5500, "ui": 5500}, "secure": False},
+    }
+    assert collaboration(["here", "ttp"], hostvars, "here") == {}
+    elsewhere = collaboration(["logger"], hostvars, "there")["logs"]
+    assert (elsewhere["host"], elsewhere["ports"]["worker"]) == ("192.0.2.7", 10400)
+
+
+def test_page_is_where_a_browser_gets() -> None:
+    loopback, everywhere = (
+        [{"container": 5500, "host": 6500, "address": address}] for address in ("127.0.0.1", "0.0.0.0")
+    )
+    hostvars = {
+        "here": {},
+        "there": {"ansible_host": "192.0.2.7"},
+        "mlops": host("mlops", ports=loopback),
+        "open": host("open", ports=everywhere),
+        "far": host("far", engine="there", ports=everywhere),
+    }
+    assert page("mlops", hostvars, 5500) == "http://127.0.0.1:6500"
+    assert page("open", hostvars, 5500) == "http://127.0.0.1:6500"
+    assert page("far", hostvars, 5500) == "http://192.0.2.7:6500"
+    with pytest.raises(AnsibleFilterError, match="does not publish port 9000"):
+        page("mlops", hostvars, 9000)
+    with pytest.raises(AnsibleFilterError, match="has not published"):
+        page("here", hostvars, 5500)
 
 
 def test_table_aligns_and_leaves_missing_fields_empty() -> None:
