@@ -65,6 +65,7 @@ JOBS = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("current", sa.JSON(none_as_null=True)),
     sa.Column("finished", sa.JSON, nullable=False),
+    sa.Column("trace_id", sa.String(32)),
     sa.UniqueConstraint("job_id"),
     sqlite_autoincrement=True,
 )

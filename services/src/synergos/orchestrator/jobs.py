@@ -59,6 +59,7 @@ def _show(job: Job, place: int | None = None, rounds: list[Body] | None = None) 
         "key": {"job_id": job.job_id, **job.ids},
         "job_id": job.job_id,
         "process": job.process,
+        "trace_id": job.trace_id,
         "order": job.order,
         "state": job.state,
         "place": place,

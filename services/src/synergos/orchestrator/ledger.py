@@ -42,6 +42,7 @@ class Job:
         attempts: starts since it last got on; more than one if the process ended in the middle of it.
         current: combination under way, or in which it ended: project_id, expt_id, run_id.
         finished: combinations whose results are stored.
+        trace_id: of the request; None for jobs of versions that knew none.
     """
 
     doc_id: int
@@ -57,6 +58,7 @@ class Job:
     attempts: int = 0
     current: Key | None = None
     finished: list[Key] = field(default_factory=list)
+    trace_id: str | None = None
 
     @property
     def pending(self) -> bool:
@@ -78,7 +80,7 @@ class Ledger:
     def __init__(self, records: Records) -> None:
         self._connection = records.connection
 
-    def add(self, process: Process, ids: Key, order: Body) -> Job:
+    def add(self, process: Process, ids: Key, order: Body, trace_id: str | None = None) -> Job:
         """Store a new job, which waits."""
         values: dict[str, Any] = {
             "job_id": uuid.uuid4().hex,
@@ -86,6 +88,7 @@ class Ledger:
             "order": order,
             "state": "queued",
             "created_at": now(),
+            "trace_id": trace_id,
         }
         self._connection.execute(sa.insert(JOBS).values({**values, **ids, "attempts": 0, "finished": []}))
         return self.get(values["job_id"])
