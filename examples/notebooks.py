@@ -8,10 +8,29 @@ They are the same tutorial over different data. Only what a data set is, and how
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+
+@dataclass(frozen=True)
+class Tier:
+    """What the notebooks of one tier say that those of another do not.
+
+    Attributes:
+        name: of the file and, behind `synergos_`, of the grid.
+        setup, see: imports, and code behind the setup, where the tier has more to show.
+        components: arguments that tell the collaboration what else serves it, as code.
+        watch: cells behind the training.
+    """
+
+    name: str
+    setup: str = ""
+    see: str = ""
+    components: str = ""
+    watch: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,6 +62,46 @@ class Story:
 COUNTS = "value_counts()"
 # Figures of a validation that are shown, as code.
 TOLD = {"regress": '["R2", "MSE", "MAE"]', "classify": '["labels", "TPs", "FNs", "overall_accuracy", "macro_f_score"]'}
+
+BASIC = Tier("basic")
+PLUS = Tier(
+    "plus",
+    setup="\nfrom synergos.demo.tracking import Tracker, log_search",
+    see="""
+print("Graylog:", log_search(grid, driver.trace_id))
+print("MLflow:", grid.pages["mlops"])""",
+    components=", **grid.components",
+    watch=(
+        (
+            "markdown",
+            """## Watch
+
+The TTP told MLflow every round while it trained, and MLflow keeps that beside every other training of this model.
+These are the losses as MLflow has them, and the page on which it draws them itself:""",
+        ),
+        (
+            "code",
+            """def watch(project):
+    \"\"\"Return the losses that MLflow has, and print where to see more.\"\"\"
+    settings = here(grid.example.name, collab_id=COLLAB, project_id=project, expt_id=EXPERIMENT, run_id=RUN)
+    tracker = Tracker(settings)
+    run = tracker.run()
+    print("In MLflow:", grid.pages["mlops"] + run.page)
+    print("In Graylog:", log_search(grid, driver.trace_id))
+    return pd.DataFrame(tracker.curves(run)).rename_axis("round")
+
+
+watch(grid.example.name).plot(title="losses in MLflow", ylabel="loss", marker=".");""",
+        ),
+        (
+            "markdown",
+            """Graylog has every line that the TTP and the workers wrote for the calls of this notebook's Driver: all of
+them carry its `trace_id`. The link above searches for it; the user is `admin`, and the converge printed where its
+password is.""",
+        ),
+    ),
+)
+TIERS = (BASIC, PLUS)
 
 STORIES = {
     "diabetes": Story(
@@ -126,8 +185,8 @@ participant's definitions share.""",
 }
 
 
-def cells(name: str, story: Story) -> list[tuple[str, str]]:
-    """Return (kind, text) of every cell of the notebook for the tier Basic."""
+def cells(name: str, story: Story, tier: Tier) -> list[tuple[str, str]]:
+    """Return (kind, text) of every cell of a notebook."""
     told = TOLD[story.action]
     return [
         (
@@ -151,14 +210,15 @@ import pandas as pd
 from synergos import Driver
 from synergos.demo.compare import compare
 from synergos.demo.phases import losses
-from synergos.demo.settings import here
+from synergos.demo.settings import here{tier.setup}
 
 # The grid's addresses, as the inventory has them.
 grid = here("{name}")
 driver = Driver(host=grid.host, port=grid.port, raise_on_error=True)
 print("TTP at", driver.address)
 for each in grid.participants:
-    print(each.participant_id, "at", each.host, "with ports", each.f_port, "(REST) and", each.port, "(data)")""",
+    print(each.participant_id, "at", each.host, "with ports", each.f_port, "(REST) and", each.port, "(data)")"""
+            + tier.see,
         ),
         ("markdown", "## The data"),
         ("code", f'folder = grid.example / "dataset"\n{story.look}'),
@@ -214,7 +274,7 @@ def register(project, train):
         )
 
 
-driver.collaborations.create(COLLAB)
+driver.collaborations.create(COLLAB{tier.components})
 register("{name}", "train")
 pd.DataFrame(architecture)""",
         ),
@@ -261,6 +321,7 @@ is a job of the grid, and jobs can be watched while they run.""",
 
 train("{name}")""",
         ),
+        *tier.watch,
         (
             "markdown",
             """## Validate
@@ -280,11 +341,11 @@ validate("{name}")""",
         ),
         (
             "markdown",
-            """## Predict
+            f"""## Predict
 
 Predictions stay with the participant whose rows they are for: the TTP learns figures, where there are labels, and the
-place in the worker's output folder (here `outputs/synergos_basic/<container>`). `inference_results_predict.csv` in that
-folder has the prediction of every row.""",
+place in the worker's output folder (here `outputs/synergos_{tier.name}/<container>`).
+`inference_results_predict.csv` in that folder has the prediction of every row.""",
         ),
         (
             "code",
@@ -361,10 +422,10 @@ figure.tight_layout()""",
     ]
 
 
-def notebook(name: str, story: Story) -> dict[str, Any]:
+def notebook(name: str, story: Story, tier: Tier) -> dict[str, Any]:
     """Return a notebook without outputs."""
     found: list[dict[str, Any]] = []
-    for index, (kind, text) in enumerate(cells(name, story)):
+    for index, (kind, text) in enumerate(cells(name, story, tier)):
         cell = {"cell_type": kind, "id": f"{kind}-{index}", "metadata": {}, "source": text.splitlines(keepends=True)}
         found.append({**cell, "execution_count": None, "outputs": []} if kind == "code" else cell)
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -377,10 +438,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write the notebooks of the examples.")
     parser.add_argument("folder", nargs="?", type=Path, default=Path(__file__).parent, help="default: this one")
     folder = parser.parse_args().folder
-    for name, story in STORIES.items():
-        path = folder / name / "basic.ipynb"
+    for (name, story), tier in itertools.product(STORIES.items(), TIERS):
+        path = folder / name / f"{tier.name}.ipynb"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(notebook(name, story), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(notebook(name, story, tier), indent=1, ensure_ascii=False)
+        path.write_text(text + "\n", encoding="utf-8")
         print(path)
 
 

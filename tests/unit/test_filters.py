@@ -6,7 +6,7 @@ import pytest
 from ansible.errors import AnsibleFilterError
 from ansible_collections.synergos.grid.plugins.filter.collaboration import collaboration
 from ansible_collections.synergos.grid.plugins.filter.endpoint import endpoint
-from ansible_collections.synergos.grid.plugins.filter.page import page
+from ansible_collections.synergos.grid.plugins.filter.pages import pages
 from ansible_collections.synergos.grid.plugins.filter.participants import participants
 from ansible_collections.synergos.grid.plugins.filter.published import published
 from ansible_collections.synergos.grid.plugins.filter.query import query
@@ -94,24 +94,27 @@ def test_collaboration_holds_the_components_that_the_grid_has() -> None:
     assert (elsewhere["host"], elsewhere["ports"]["worker"]) == ("192.0.2.7", 10400)
 
 
-def test_page_is_where_a_browser_gets() -> None:
-    loopback, everywhere = (
-        [{"container": 5500, "host": 6500, "address": address}] for address in ("127.0.0.1", "0.0.0.0")
-    )
+def test_pages_are_where_a_browser_gets() -> None:
+    def ports(port: int, address: str) -> list[dict[str, Any]]:
+        return [
+            {"container": 8020, "host": 8020, "address": address},
+            {"container": port, "host": port + 1000, "address": address},
+        ]
+
     hostvars = {
         "here": {},
         "there": {"ansible_host": "192.0.2.7"},
-        "mlops": host("mlops", ports=loopback),
-        "open": host("open", ports=everywhere),
-        "far": host("far", engine="there", ports=everywhere),
+        "silent": {},
+        "worker": host("worker", component="worker", ports=ports(5000, "127.0.0.1")),
+        "ttp": host("ttp", component="ttp", ports=ports(5000, "127.0.0.1")),
+        "logger": host("logger", component="logger", ports=ports(9000, "0.0.0.0")),
+        "mlops": host("mlops", component="mlops", engine="there", ports=ports(5500, "0.0.0.0")),
     }
-    assert page("mlops", hostvars, 5500) == "http://127.0.0.1:6500"
-    assert page("open", hostvars, 5500) == "http://127.0.0.1:6500"
-    assert page("far", hostvars, 5500) == "http://192.0.2.7:6500"
-    with pytest.raises(AnsibleFilterError, match="does not publish port 9000"):
-        page("mlops", hostvars, 9000)
-    with pytest.raises(AnsibleFilterError, match="has not published"):
-        page("here", hostvars, 5500)
+    assert pages(list(hostvars), hostvars) == {
+        "ttp": "http://127.0.0.1:6000",
+        "logs": "http://127.0.0.1:10000/search?rangetype=relative&relative=86400&q=",
+        "mlops": "http://192.0.2.7:6500",
+    }
 
 
 def test_table_aligns_and_leaves_missing_fields_empty() -> None:

@@ -35,6 +35,7 @@ PHASES: dict[str, Callable[[Settings, Driver], phases.Result]] = {
     "validate": phases.validate,
     "predict": phases.predict,
     "compare": compare,
+    "links": phases.links,
 }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from synergos import Driver
-from synergos.demo import figures
+from synergos.demo import figures, tracking
 from synergos.demo.settings import Settings
 from synergos.errors import SynergosError
 from synergos.jobs import METAS, Meta
@@ -30,7 +30,7 @@ def register(settings: Settings, driver: Driver) -> Result:
     collab_id, project_id, expt_id, run_id = settings.keys
     # Read first: an unusable example must not leave half a project behind.
     action, model, parameters = settings.action, settings.read("architecture.json"), settings.run_parameters
-    expect(driver.collaborations.create(collab_id=collab_id), "Creating the collaboration")
+    expect(driver.collaborations.create(collab_id, **settings.components), "Creating the collaboration")
     expect(
         driver.projects.create(
             collab_id=collab_id,
@@ -131,6 +131,16 @@ def predict(settings: Settings, driver: Driver) -> Result:
         )
         records += expect(reply, f"The prediction of {participant.participant_id}")
     return _inference(settings, records, "predict")
+
+
+def links(settings: Settings, driver: Driver) -> Result:
+    """Return the pages on which a browser shows the run: `logs`, its lines in Graylog, and `mlops`, its MLflow run."""
+    found = {}
+    if "logs" in settings.pages:
+        found["logs"] = tracking.log_search(settings, driver.trace_id)
+    if "mlops" in settings.pages:
+        found["mlops"] = settings.pages["mlops"] + tracking.Tracker(settings).run().page
+    return {"links": found}
 
 
 def _inference(settings: Settings, records: list[dict[str, Any]], meta: Meta) -> Result:

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from synergos.errors import Invalid
 from synergos.jobs import Action, Meta
 
-# Where a notebook finds the grid: JSON with `host`, `port`, `participants` as in `Settings`, and `examples`, a folder.
+# Where a notebook finds the grid: JSON with `host`, `port`, `participants`, `logs`, `mlops` and `pages` as in
+# `Settings`, and `examples`, a folder.
 GRID = "SYNERGOS_GRID"
 
 
@@ -36,11 +37,27 @@ class Participant(BaseModel):
     data: str
 
 
+class Component(BaseModel):
+    """A component that serves the collaboration, as its record holds it.
+
+    Attributes:
+        host, ports: where the TTP reaches it; port `main` is its REST API.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    host: str
+    ports: dict[str, int]
+    secure: bool = False
+
+
 class Settings(BaseModel):
     """One demo.
 
     Attributes:
         host, port: REST of the TTP.
+        logs, mlops: the grid's log server and experiment tracker; Basic has none.
+        pages: URLs under which a browser reaches `ttp`, `logs` (a search that lacks only its query) and `mlops`.
         example: folder with `dataset`, `architecture.json` and `hyperparameters.json`; its name starts every tag.
         split: how the rows for training were shared out between the participants: evenly, or not.
         parameters: run parameters that replace those of `hyperparameters.json`.
@@ -50,6 +67,9 @@ class Settings(BaseModel):
 
     host: str
     port: int = 5000
+    logs: Component | None = None
+    mlops: Component | None = None
+    pages: dict[str, str] = Field(default_factory=dict)
     collab_id: str = "demo"
     project_id: str
     expt_id: str = "model"
@@ -63,6 +83,12 @@ class Settings(BaseModel):
     def keys(self) -> tuple[str, str, str, str]:
         """The combination that is trained."""
         return self.collab_id, self.project_id, self.expt_id, self.run_id
+
+    @property
+    def components(self) -> dict[str, dict[str, Any]]:
+        """What the collaboration's record says of its components."""
+        known = {"logs": self.logs, "mlops": self.mlops}
+        return {name: component.model_dump() for name, component in known.items() if component}
 
     def tag(self, participant: Participant, meta: Meta) -> list[str]:
         """Return the path tokens of one participant's data set."""
