@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ansible_collections.synergos.grid.plugins.module_utils._definition import Container
@@ -16,6 +17,7 @@ class Network:
     name: str
     subnet: ipaddress.IPv4Network
     gateway: ipaddress.IPv4Address
+    internal: bool = False  # without a way out of the engine, and without an address of the engine in it
 
     @property
     def dynamic(self) -> ipaddress.IPv4Network:
@@ -43,14 +45,52 @@ def parse_network(value: Mapping[str, Any]) -> tuple[Network | None, list[str]]:
     return network, []
 
 
-def check_addresses(containers: Sequence[Container], network: Network) -> list[str]:
-    """Every fixed address that cannot work, with what would."""
+def further_networks(containers: Sequence[Container], main: Network) -> tuple[list[Network], list[str]]:
+    """The further networks that containers are on, as they describe them, and every contradiction."""
+    networks: dict[str, Network] = {main.name: main}
+    problems: list[str] = []
+    for container in containers:
+        for attachment in container.networks:
+            where = f"container {container.name}: networks"
+            network, found = parse_network({"name": attachment.name, "subnet": attachment.subnet})
+            problems += [f"{where}: {problem}" for problem in found]
+            if network is None:
+                continue
+            network = replace(network, internal=attachment.internal)
+            if networks.setdefault(network.name, network) != network:
+                problems.append(
+                    f"{where}: {network.name} is described otherwise elsewhere in this grid; give the same subnet and "
+                    "the same value of internal everywhere, or another name"
+                )
+    for one, other in itertools.combinations(networks.values(), 2):
+        if one.subnet.overlaps(other.subnet):
+            problems.append(
+                f"network {other.name}: subnet {other.subnet} overlaps {one.subnet} of network {one.name}; give it "
+                "another one"
+            )
+    return list(networks.values())[1:], problems
+
+
+def members(containers: Sequence[Container], network: str, main: str) -> list[tuple[str, str]]:
+    """Names and addresses of the containers on a network; `main` is the one that all are on."""
+    if network == main:
+        return [(container.name, container.address) for container in containers]
+    return [
+        (container.name, attachment.address)
+        for container in containers
+        for attachment in container.networks
+        if attachment.name == network
+    ]
+
+
+def check_addresses(members: Iterable[tuple[str, str]], network: Network) -> list[str]:
+    """Every fixed address that cannot work, with what would. `members` are names and addresses."""
     problems = []
     holders: dict[str, str] = {}
     lower = next(network.subnet.subnets())
     remedy = f"give it a free address from {lower[1]} to {lower[-1]} other than the gateway; Docker hands out the rest"
-    for container in containers:
-        address = ipaddress.IPv4Address(container.address)
+    for name, text in members:
+        address = ipaddress.IPv4Address(text)
         reason = None
         if address not in network.subnet:
             reason = f"is outside the subnet {network.subnet} of network {network.name}"
@@ -62,10 +102,10 @@ def check_addresses(containers: Sequence[Container], network: Network) -> list[s
             reason = f"is the gateway of network {network.name}"
         elif address in network.dynamic:
             reason = f"is in {network.dynamic}, from which Docker hands out addresses"
-        elif container.address in holders:
-            reason = f"is already the address of container {holders[container.address]}"
+        elif text in holders:
+            reason = f"is already the address of container {holders[text]}"
         if reason:
-            problems.append(f"container {container.name}: address {address} {reason}; {remedy}")
+            problems.append(f"container {name}: address {address} {reason}; {remedy}")
         else:
-            holders[container.address] = container.name
+            holders[text] = name
     return problems

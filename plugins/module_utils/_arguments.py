@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
@@ -25,12 +26,12 @@ def connect(module: AnsibleModule) -> Engine:
     return Engine(module.params["docker_host"])
 
 
-def finish(module: AnsibleModule, result: dict[str, Any], hidden: str = "") -> NoReturn:
+def finish(module: AnsibleModule, result: dict[str, Any], hidden: Collection[str] = ()) -> NoReturn:
     """End the module with `result`, as a failure if it says `failed`.
 
-    Ansible adds the arguments to each result; the option `hidden`, which can hold secrets, is left out of them.
+    Ansible adds the arguments to each result; the options `hidden`, which can hold secrets, are left out of them.
     """
-    shown = {key: value for key, value in module.params.items() if key != hidden}
+    shown = {key: value for key, value in module.params.items() if key not in hidden}
     result["invocation"] = {"module_args": shown}
     if result.pop("failed", False):
         module.fail_json(**result)

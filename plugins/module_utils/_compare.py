@@ -28,12 +28,16 @@ UNSET_HOST_CONFIG = (
 
 @dataclass(frozen=True)
 class Difference:
-    """`repair` is the least that helps: recreate, update (in place), connect, disconnect, unpause, start, restart."""
+    """`repair` is the least that helps: recreate, update (in place), connect, disconnect, unpause, start, restart.
+
+    `network` says to which network, or from which.
+    """
 
     property: str
     current: Any
     desired: Any
     repair: str
+    network: str = ""
 
     def reason(self) -> dict[str, Any]:
         return {"property": self.property, "current": self.current, "desired": self.desired}
@@ -43,12 +47,12 @@ def compare_container(
     body: Mapping[str, Any],
     inspected: Mapping[str, Any],
     image: Mapping[str, Any] | None,
-    network_id: str | None,
+    network_ids: Mapping[str, str | None],
 ) -> list[Difference]:
     """Compare a create body with `docker inspect`.
 
-    `image` is the inspected image that the body names, None if the engine does not have it (yet); `network_id` is the
-    id of the body's network, None if it does not exist or will be made anew.
+    `image` is the inspected image that the body names, None if the engine does not have it (yet); `network_ids` are the
+    ids of the body's networks, None for one that does not exist or will be made anew.
     """
     found = []
     if image is None or inspected["Image"] != image["Id"]:
@@ -60,7 +64,7 @@ def compare_container(
         if current != desired:
             found.append(Difference(name, current, desired, "recreate"))
     found.extend(_limits(body["HostConfig"], inspected["HostConfig"]))
-    found.extend(_attachments(body, inspected, network_id))
+    found.extend(_attachments(body, inspected, network_ids))
     found.extend(_run_state(inspected["State"]))
     return found
 
@@ -73,7 +77,7 @@ def compare_network(network: Network, grid: str, inspected: Mapping[str, Any]) -
         "subnet": str(network.subnet),
         "gateway": str(network.gateway),
         "ip_range": str(network.dynamic),
-        "internal": False,
+        "internal": network.internal,
         "grid": grid,
     }
     current = {
@@ -149,29 +153,35 @@ def _limits(desired: Mapping[str, Any], current: Mapping[str, Any]) -> Iterator[
         yield Difference("restart", _restart(is_now), _restart(should_be), "update")
 
 
-def _attachments(body: Mapping[str, Any], inspected: Mapping[str, Any], network_id: str | None) -> Iterator[Difference]:
+def _attachments(
+    body: Mapping[str, Any], inspected: Mapping[str, Any], network_ids: Mapping[str, str | None]
+) -> Iterator[Difference]:
     attached = inspected["NetworkSettings"].get("Networks") or {}
     if inspected["HostConfig"]["NetworkMode"] != body["HostConfig"]["NetworkMode"]:
         return  # a new container will be attached to the right network only
-    ((name, wanted),) = body["NetworkingConfig"]["EndpointsConfig"].items()
-    endpoint = attached.get(name)
-    address = wanted["IPAMConfig"]["IPv4Address"]
-    if endpoint is None:
-        yield Difference(f"networks.{name}", None, address, "connect")
-    # A stopped container that was never started has no network id yet.
-    elif network_id is None or endpoint.get("NetworkID") not in (network_id, "", None):
-        yield Difference(f"networks.{name}", "another network of this name", address, "recreate")
-    else:
-        current = (endpoint.get("IPAMConfig") or {}).get("IPv4Address")
-        if current != address:
-            yield Difference("address", current or endpoint.get("IPAddress") or None, address, "connect")
-        # Docker adds the short id, the host name and, in some versions, the name.
-        own = {inspected["Id"][:12], inspected["Name"].lstrip("/"), inspected["Config"]["Hostname"]}
-        aliases = sorted(set(endpoint.get("Aliases") or ()) - own)
-        if aliases != sorted(set(wanted["Aliases"]) - own):
-            yield Difference("aliases", aliases, sorted(wanted["Aliases"]), "connect")
-    for other in sorted(set(attached) - {name}):
-        yield Difference(f"networks.{other}", "connected", None, "disconnect")
+    main, endpoints = body["HostConfig"]["NetworkMode"], body["NetworkingConfig"]["EndpointsConfig"]
+    # Docker adds the short id, the host name and, in some versions, the name.
+    own = {inspected["Id"][:12], inspected["Name"].lstrip("/"), inspected["Config"]["Hostname"]}
+    for name, wanted in endpoints.items():
+        endpoint = attached.get(name)
+        address = wanted["IPAMConfig"]["IPv4Address"]
+        prefix = "" if name == main else f"networks.{name}."
+        if endpoint is None:
+            yield Difference(f"networks.{name}", None, address, "connect", name)
+        # A stopped container that was never started has no network id yet.
+        elif network_ids[name] is None or endpoint.get("NetworkID") not in (network_ids[name], "", None):
+            yield Difference(f"networks.{name}", "another network of this name", address, "recreate")
+        else:
+            current = (endpoint.get("IPAMConfig") or {}).get("IPv4Address")
+            if current != address:
+                yield Difference(
+                    f"{prefix}address", current or endpoint.get("IPAddress") or None, address, "connect", name
+                )
+            aliases = sorted(set(endpoint.get("Aliases") or ()) - own)
+            if aliases != sorted(set(wanted["Aliases"]) - own):
+                yield Difference(f"{prefix}aliases", aliases, sorted(wanted["Aliases"]), "connect", name)
+    for other in sorted(set(attached) - set(endpoints)):
+        yield Difference(f"networks.{other}", "connected", None, "disconnect", other)
 
 
 def _run_state(state: Mapping[str, Any]) -> Iterator[Difference]:

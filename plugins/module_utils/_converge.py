@@ -80,8 +80,9 @@ class Converge:
 
     def _detaching(self, step: Step) -> Callable[[], None]:
         def detach() -> None:
-            network = self.request.network.name
-            if "connect" in step.repairs and network in self.there.inspected[step.name]["NetworkSettings"]["Networks"]:
+            for network in step.connect if "connect" in step.repairs else ():
+                if network not in self.there.inspected[step.name]["NetworkSettings"]["Networks"]:
+                    continue
                 try:
                     self.engine.disconnect(step.name, network)
                 except GridError as error:
@@ -93,15 +94,19 @@ class Converge:
 
     def _prepare(self, plan: Plan) -> None:
         """Networks, volumes, folders and files."""
-        for step in plan.networks:
-            try:
-                if step.action in ("remove", "recreate"):
-                    self._empty_network(step.name)
-                    self.engine.remove_network(step.name)
-                if step.action in ("create", "recreate"):
-                    self.engine.create_network(self.request.network, self.request.grid)
-            except GridError as error:
-                raise GridError(f"network {step.name}: {step.action}: {error}; correct this and run again") from error
+        wanted = {network.name: network for network in self.request.networks}
+        # Removals first: networks may swap subnets.
+        for actions, act in (
+            (("remove", "recreate"), self._remove_network),
+            (("create", "recreate"), lambda name: self.engine.create_network(wanted[name], self.request.grid)),
+        ):
+            for step in (step for step in plan.networks if step.action in actions):
+                try:
+                    act(step.name)
+                except GridError as error:
+                    raise GridError(
+                        f"network {step.name}: {step.action}: {error}; correct this and run again"
+                    ) from error
         for name, owner in plan.volumes.items():
             try:
                 self.engine.create_volume(name, self.request.grid, owner)
@@ -120,11 +125,12 @@ class Converge:
                 f"file {error.filename}: {error.strerror}; run with become, or correct the state folder"
             ) from error
 
-    def _empty_network(self, name: str) -> None:
-        """Detach this grid's own containers that stay (they moved to another network)."""
+    def _remove_network(self, name: str) -> None:
+        """Remove a network from which this grid's own containers that stay have been detached."""
         for container, inspected in self.there.inspected.items():
             if name in (inspected["NetworkSettings"].get("Networks") or {}) and self.engine.inspect(inspected["Id"]):
                 self.engine.disconnect(container, name)
+        self.engine.remove_network(name)
 
     def _containers(self, steps: Sequence[Step]) -> None:
         if not steps:
@@ -155,12 +161,12 @@ class Converge:
 
     def _repair(self, step: Step) -> None:
         assert step.container
-        name, repairs, network = step.name, step.repairs, self.request.network.name
+        name, repairs = step.name, step.repairs
         doing = step.action
         try:
             if repairs & {"create", "recreate"}:
                 doing = "create"
-                self.engine.create(name, step.body)
+                self._create(step)
                 doing = "start"
                 self.engine.start(name)
                 return
@@ -168,11 +174,10 @@ class Converge:
                 self.engine.unpause(name)
             if "update" in repairs:
                 self._update(step)
-            for reason in step.reasons:
-                if reason["property"].startswith("networks.") and reason["desired"] is None:
-                    self.engine.disconnect(name, reason["property"][len("networks.") :])
-            if "connect" in repairs:
-                self.engine.connect(name, network, step.container.address, step.container.aliases)
+            for network in step.disconnect:
+                self.engine.disconnect(name, network)
+            for network in step.connect:
+                self.engine.connect(name, network, _endpoints(step)[network])
             if "restart" in repairs and "start" not in repairs:
                 self.engine.stop(name, step.container.stop_timeout)
                 self.engine.start(name)
@@ -180,6 +185,13 @@ class Converge:
                 self.engine.start(name)
         except GridError as error:
             raise GridError(f"{doing}: {error}; correct this and run again") from error
+
+    def _create(self, step: Step) -> None:
+        # Engines before API 1.44 take one network only when they make a container.
+        first, *further = _endpoints(step).items()
+        self.engine.create(step.name, {**step.body, "NetworkingConfig": {"EndpointsConfig": dict([first])}})
+        for network, endpoint in further:
+            self.engine.connect(step.name, network, endpoint)
 
     def _update(self, step: Step) -> None:
         host = step.body["HostConfig"]
@@ -240,6 +252,11 @@ class Converge:
             lines = f"(not readable: {error})"
         shown = "\n".join(f"  | {line}" for line in (lines or "(nothing)").splitlines())
         return f"its last log lines:\n{shown}\nnext: see docker logs {name}, correct the cause and run again"
+
+
+def _endpoints(step: Step) -> dict[str, dict[str, Any]]:
+    endpoints: dict[str, dict[str, Any]] = step.body["NetworkingConfig"]["EndpointsConfig"]
+    return endpoints
 
 
 def in_parallel(limit: int, jobs: Sequence[Callable[[], None]], errors: list[str]) -> None:

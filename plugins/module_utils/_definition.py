@@ -9,12 +9,13 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+SECRET = re.compile(r"[a-z][a-z0-9_]*")
 RESTART = re.compile(r"no|always|unless-stopped|on-failure(:[0-9]+)?")
 UNITS = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 LABEL_PREFIX = "org.synergos."
@@ -45,11 +46,33 @@ class Volume:
 
 
 @dataclass(frozen=True)
+class Secret:
+    """Which secret of the control node, and as what: `plain`, or `sha256` for its digest in hexadecimal."""
+
+    name: str
+    form: str
+
+
+@dataclass(frozen=True)
 class File:
+    """`secrets` are those that the content still lacks: each takes the place of `%(MARK)s`, by its mark."""
+
     path: str
     content: str
     mode: int
     secret: bool
+    secrets: Mapping[str, Secret] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """A further network of a container. The containers on it describe it; none but they are on it."""
+
+    name: str
+    subnet: str
+    address: str
+    internal: bool
+    aliases: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -86,6 +109,7 @@ class Container:
     user: str
     hostname: str
     aliases: tuple[str, ...]
+    networks: tuple[Attachment, ...]
     ports: tuple[Port, ...]
     volumes: tuple[Volume, ...]
     files: tuple[File, ...]
@@ -134,7 +158,7 @@ def parse_mounts(volumes: Any, files: Any) -> tuple[tuple[Volume, ...], tuple[Fi
     """Check `volumes` and `files` outside a container definition; the last item returned is every problem found."""
     problems: list[str] = []
     fields = _Fields({"volumes": volumes, "files": files}, "command", "", problems)
-    return fields.items("volumes", _volume), fields.items("files", _file), problems
+    return fields.items("volumes", _volume), fields.items("files", _plain_file), problems
 
 
 def secret_texts(files: Iterable[File]) -> set[str]:
@@ -142,6 +166,11 @@ def secret_texts(files: Iterable[File]) -> set[str]:
     secrets = (text for file in files if file.secret for text in (file.content, file.content.strip()))
     # Very short ones would blank out ordinary words.
     return {text for text in secrets if len(text) >= 6}
+
+
+def secret_mark(name: str) -> str:
+    """What stands in a file's content where a secret goes."""
+    return f"%({name})s"
 
 
 class _Fields:
@@ -189,6 +218,11 @@ class _Fields:
         value = self.value.get(key)
         return None if value is None else self._child(self.path_of(key), value, build)
 
+    def mappings(self, key: str, build: Callable[[_Fields], T]) -> dict[str, T]:
+        """Convert a mapping of mappings, each by `build`."""
+        value = self.take(key, _mapping, {})
+        return {_text(name): self._child(f"{self.path_of(key)}.{name}", item, build) for name, item in value.items()}
+
     def _child(self, path: str, value: Any, build: Callable[[_Fields], T]) -> T:
         fields = _Fields(value, self.subject, path, self.problems)
         built = build(fields)
@@ -218,6 +252,7 @@ def _container(value: Any, position: int, problems: list[str]) -> Container:
         user=fields.take("user", _text, ""),
         hostname=fields.take("hostname", _text, "") or name,
         aliases=fields.take("aliases", _texts, ()),
+        networks=fields.items("networks", _attachment),
         ports=fields.items("ports", _port),
         volumes=fields.items("volumes", _volume),
         files=fields.items("files", _file),
@@ -260,6 +295,9 @@ def _contradictions(container: Container) -> list[str]:
         problems.append(f"ports: {port} is given twice; give it once")
     if container.name in container.depends_on:
         problems.append("depends_on: the container depends on itself; remove it from its own list")
+    names = [attachment.name for attachment in container.networks]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        problems.append(f"networks: {name} is given twice; give it once")
     return problems
 
 
@@ -288,7 +326,33 @@ def _volume(fields: _Fields) -> Volume:
     )
 
 
+def _attachment(fields: _Fields) -> Attachment:
+    return Attachment(
+        name=fields.take("name", _pattern(NAME, "a network name")),
+        subnet=fields.take("subnet", _text),
+        address=fields.take("address", address),
+        internal=fields.take("internal", _boolean, False),
+        aliases=fields.take("aliases", _texts, ()),
+    )
+
+
+def _secret(fields: _Fields) -> Secret:
+    return Secret(
+        name=fields.take("name", _pattern(SECRET, "a name of small letters, digits and '_'")),
+        form=fields.take("form", _choice("plain", "sha256"), "plain"),
+    )
+
+
 def _file(fields: _Fields) -> File:
+    secrets = fields.mappings("secrets", _secret)
+    file = _plain_file(fields)
+    for mark in secrets:
+        if isinstance(file.content, str) and secret_mark(mark) not in file.content:
+            fields.problem(fields.path_of(f"secrets.{mark}"), f"the content has no {secret_mark(mark)} to put it in")
+    return replace(file, secret=file.secret or bool(secrets), secrets=secrets)
+
+
+def _plain_file(fields: _Fields) -> File:
     return File(
         path=fields.take("path", _path),
         content=fields.take("content", _any_text, show=False),
@@ -363,6 +427,12 @@ def _scalar_text(value: Any) -> str:
 def _list(value: Any) -> Sequence[Any]:
     if not isinstance(value, (list, tuple)):
         raise ValueError("a list")
+    return value
+
+
+def _mapping(value: Any) -> Mapping[Any, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError("a mapping")
     return value
 
 

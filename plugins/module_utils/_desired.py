@@ -64,7 +64,7 @@ def create_body(
             "SecurityOpt": list(container.security_opt),
             "Ulimits": [{"Name": name, "Soft": n, "Hard": n} for name, n in sorted(container.ulimits.items())],
         },
-        "NetworkingConfig": {"EndpointsConfig": {network: endpoint(container)}},
+        "NetworkingConfig": {"EndpointsConfig": endpoints(container, network)},
     }
     if container.command is not None:
         body["Cmd"] = list(container.command)
@@ -90,8 +90,14 @@ def create_body(
     return body
 
 
-def endpoint(container: Container) -> dict[str, Any]:
-    return {"IPAMConfig": {"IPv4Address": container.address}, "Aliases": list(container.aliases)}
+def endpoints(container: Container, network: str) -> dict[str, dict[str, Any]]:
+    """What Docker is told of each network that the container is on, `network` first."""
+    found = {network: (container.address, container.aliases)}
+    found.update({further.name: (further.address, further.aliases) for further in container.networks})
+    return {
+        name: {"IPAMConfig": {"IPv4Address": address}, "Aliases": list(aliases)}
+        for name, (address, aliases) in found.items()
+    }
 
 
 def bind(source: str, target: str, read_only: bool) -> dict[str, Any]:

@@ -234,6 +234,9 @@ class Engine:
             driver="bridge",
             ipam=docker.types.IPAMConfig(pool_configs=[pool]),
             check_duplicate=True,
+            internal=network.internal,
+            # Of no use where nothing is routed, and it would open the network to every user of the engine's machine.
+            options={"com.docker.network.bridge.inhibit_ipv4": "true"} if network.internal else None,
             labels={GRID_LABEL: grid},
         )
         return str(reply["Id"])
@@ -242,13 +245,14 @@ class Engine:
         with _gone_is_fine():
             _call(self._api.remove_network, name)
 
-    def connect(self, container: str, network: str, address: str, aliases: Iterable[str]) -> None:
+    def connect(self, container: str, network: str, endpoint: Mapping[str, Any]) -> None:
+        """Connect a container; `endpoint` is what a create body says of the network."""
         _call(
             self._api.connect_container_to_network,
             container,
             network,
-            ipv4_address=address,
-            aliases=list(aliases) or None,
+            ipv4_address=endpoint["IPAMConfig"]["IPv4Address"],
+            aliases=endpoint["Aliases"] or None,
         )
 
     def disconnect(self, container: str, network: str) -> None:

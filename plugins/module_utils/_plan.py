@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from ansible_collections.synergos.grid.plugins.module_utils._address import Network, check_addresses
+from ansible_collections.synergos.grid.plugins.module_utils._address import Network, check_addresses, members
 from ansible_collections.synergos.grid.plugins.module_utils._compare import (
     Difference,
     compare_container,
@@ -38,6 +38,11 @@ class Request:
     images: Mapping[str, str]
     complete: bool
     check_mode: bool
+    further: Sequence[Network] = ()
+
+    @property
+    def networks(self) -> list[Network]:
+        return [self.network, *self.further]
 
     def reference(self, container: Container) -> str:
         return self.images.get(container.image, container.image)
@@ -74,7 +79,10 @@ class Machine:
 
 @dataclass
 class Step:
-    """One thing to do. `repairs` is for containers; empty with `wait` set: only wait until it is healthy."""
+    """One thing to do. `repairs` is for containers; empty with `wait` set: only wait until it is healthy.
+
+    `connect` and `disconnect` are the networks that the repairs of these names are about.
+    """
 
     kind: str
     name: str
@@ -83,6 +91,8 @@ class Step:
     repairs: frozenset[str] = frozenset()
     wait: bool = False
     container: Container | None = None
+    connect: tuple[str, ...] = ()
+    disconnect: tuple[str, ...] = ()
     body: dict[str, Any] = field(default_factory=dict)
 
     def report(self) -> dict[str, Any]:
@@ -94,7 +104,7 @@ class Plan:
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     removals: list[Step] = field(default_factory=list)  # containers that left the grid
-    networks: list[Step] = field(default_factory=list)  # removals first
+    networks: list[Step] = field(default_factory=list)
     volumes: dict[str, tuple[int, int] | None] = field(default_factory=dict)  # to create, with their owners
     folders: dict[str, tuple[int, int]] = field(default_factory=dict)  # to create, with their owners
     writes: dict[str, File] = field(default_factory=dict)
@@ -141,16 +151,17 @@ def attached(there: Snapshot, network: Mapping[str, Any]) -> list[tuple[str, Map
 def make_plan(request: Request, there: Snapshot, machine: Machine) -> Plan:
     plan = Plan()
     planner = _Planner(request, there, machine, plan)
-    plan.problems += check_addresses(request.containers, request.network)
+    for network in request.networks:
+        plan.problems += check_addresses(planner.members(network), network)
     order = planner.order()
     planner.holders()
-    network_id = planner.network()
+    network_ids = planner.networks()
     planner.ports()
     planner.storage()
     planner.files()
     planner.removals()
     for container in order:
-        planner.container(container, network_id)
+        planner.container(container, network_ids)
     return plan
 
 
@@ -203,14 +214,21 @@ class _Planner:
                         "(docker volume rm) if its data is not needed, or use another name"
                     )
 
-    def network(self) -> str | None:
-        """Plan the network; return its id if it is there and stays."""
-        wanted = self.request.network
-        same_name = [network for network in self.there.networks if network["Name"] == wanted.name]
+    def networks(self) -> dict[str, str | None]:
+        """Plan the networks; return by name the id of each that is there and stays."""
+        wanted = {network.name for network in self.request.networks}
         for network in self.there.networks:
-            if grid_of(network) == self.request.grid and network["Name"] != wanted.name and self.request.complete:
+            if grid_of(network) == self.request.grid and network["Name"] not in wanted and self.request.complete:
                 self.release(network, "it is no longer this grid's network")
                 self.plan.networks.append(_removal("network", network["Name"], "present"))
+        return {network.name: self.network(network) for network in self.request.networks}
+
+    def members(self, network: Network) -> list[tuple[str, str]]:
+        return members(self.request.containers, network.name, self.request.network.name)
+
+    def network(self, wanted: Network) -> str | None:
+        """Plan one network; return its id if it is there and stays."""
+        same_name = [network for network in self.there.networks if network["Name"] == wanted.name]
         if len(same_name) > 1:
             self.problem(
                 f"network {wanted.name}: {len(same_name)} networks have this name; remove all but one (docker "
@@ -218,7 +236,7 @@ class _Planner:
             )
             return None
         if not same_name:
-            self.subnet(None)
+            self.subnet(wanted, None)
             reasons = [{"property": "subnet", "current": None, "desired": str(wanted.subnet)}]
             self.plan.networks.append(Step("network", wanted.name, "create", reasons))
             return None
@@ -231,24 +249,23 @@ class _Planner:
             )
             return None
         for name, endpoint in attached(self.there, network):
-            for container in self.desired.values():
-                if name not in self.desired and name not in self.leaving and endpoint["IPAddress"] == container.address:
+            for member, address in self.members(wanted):
+                if name not in self.desired and name not in self.leaving and endpoint["IPAddress"] == address:
                     self.problem(
-                        f"container {container.name}: address {container.address} is held by container {name}; "
+                        f"container {member}: address {address} is held by container {name}; "
                         f"disconnect that one (docker network disconnect {wanted.name} {name}) or use another address"
                     )
         differences = compare_network(wanted, self.request.grid, network)
         if not differences:
             return str(network["Id"])
-        self.subnet(network)
+        self.subnet(wanted, network)
         self.release(network, "it must be made anew (" + ", ".join(d.property for d in differences) + ")")
         reasons = [difference.reason() for difference in differences]
         self.plan.networks.append(Step("network", wanted.name, "recreate", reasons))
         return None
 
-    def subnet(self, own: Mapping[str, Any] | None) -> None:
+    def subnet(self, wanted: Network, own: Mapping[str, Any] | None) -> None:
         """Who else uses the addresses of a network that is to be made."""
-        wanted = self.request.network
         remedy = "remove the holder, or set another subnet for this grid"
         docker_ranges = []
         bridges = set()
@@ -359,7 +376,7 @@ class _Planner:
         for name in sorted(self.leaving):
             self.plan.removals.append(_removal("container", name, self.own[name]["State"]))
 
-    def container(self, container: Container, network_id: str | None) -> None:
+    def container(self, container: Container, network_ids: Mapping[str, str | None]) -> None:
         reference = self.request.reference(container)
         image = self.there.images.get(reference)
         if image is None:
@@ -375,11 +392,15 @@ class _Planner:
             step.reasons = [{"property": "state", "current": "absent", "desired": "running"}]
         else:
             differences = [
-                *compare_container(body, inspected, image, network_id),
+                *compare_container(body, inspected, image, network_ids),
                 *self.stale_files(container, inspected),
             ]
             step.repairs = frozenset(difference.repair for difference in differences)
             step.reasons = [difference.reason() for difference in differences]
+            step.connect, step.disconnect = (
+                tuple(dict.fromkeys(d.network for d in differences if d.repair == repair))
+                for repair in ("connect", "disconnect")
+            )
         if step.repairs:
             step.action = next(name for name in STRENGTH if name in step.repairs)
             if step.action in ("create", "recreate"):

@@ -128,7 +128,7 @@ def main() -> None:
         no_log=True,  # the log of invocations would hold the content of secret files
     )
     if module.check_mode:
-        finish(module, {"changed": False, "skipped": True, "msg": "not run in check mode"}, hidden="files")
+        finish(module, {"changed": False, "skipped": True, "msg": "not run in check mode"}, hidden=("files",))
     volumes, files, problems = parse_mounts(module.params["volumes"], module.params["files"])
     module.no_log_values.update(secret_texts(files))
     argv = module.params["argv"]
@@ -138,12 +138,12 @@ def main() -> None:
         engine = connect(module)
         run = in_container(engine, module) if module.params["container"] else one_shot(engine, module, volumes, files)
     except GridError as error:
-        finish(module, {"failed": True, "msg": str(error)}, hidden="files")
+        finish(module, {"failed": True, "msg": str(error)}, hidden=("files",))
     result = {"changed": True, "rc": run.rc, "stdout": run.stdout, "stderr": run.stderr, "json": _json(run.stdout)}
     if run.rc != 0:
         where = module.params["container"] or module.params["image"]
         result.update(failed=True, msg=f"{' '.join(argv)} in {where} ended with {run.rc}: {_last_words(run)}")
-    finish(module, result, hidden="files")
+    finish(module, result, hidden=("files",))
 
 
 def in_container(engine: Engine, module: AnsibleModule) -> Result:

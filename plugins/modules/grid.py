@@ -55,15 +55,20 @@ options:
       - C(command) and C(entrypoint) are lists. C(environment), C(labels) and C(tmpfs) map texts to texts.
         C(ulimits) maps names to numbers. C(user), C(hostname) and C(stop_signal) are texts.
       - C(aliases) are further names of the container on the network.
+      - C(networks) is a list of further networks that the container is on, which are the grid's too. Each is a mapping
+        with C(name), C(subnet), C(address), C(aliases) and C(internal) (V(false) by default; V(true) for a network that
+        reaches nothing but its containers, and that only they reach).
       - C(ports) is a list of mappings with C(container), C(host), C(address) (V(127.0.0.1) by default) and C(protocol).
       - C(volumes) is a list of mappings with C(type) (V(volume) or V(bind)), C(source), C(target), C(read_only),
         C(owner) (C(uid:gid); a missing folder is made with this owner, the root of a fresh volume gets it) and, for a
           bind, C(match).
         Every folder below C(source) that fits the pattern C(match) is mounted at the same path below C(target).
-      - C(files) is a list of mappings with C(path), C(content), C(mode) (V("0444") by default) and C(secret). A file is
-        written to the state folder and mounted read-only. Changed content restarts only the containers that use it. The
-          content of a
-        file with C(secret=true) is never shown.
+      - C(files) is a list of mappings with C(path), C(content), C(mode) (V("0444") by default), C(secret) and
+        C(secrets). A file is written to the state folder and mounted read-only. Changed content restarts only the
+        containers that use it. The content of a file with C(secret=true) is never shown.
+      - C(secrets) of a file maps marks to mappings with C(name) and C(form) (V(plain) by default, or V(sha256) for the
+        hexadecimal digest). Each C(%(MARK)s) in C(content) gives way to the secret of that name in O(secrets_dir), on
+        the control node and just before the module is called. Such a file is secret.
       - C(health) has C(test) (a command and its arguments, run in the container without a shell) and, in seconds,
         C(interval), C(timeout), C(start_period) and C(start_interval) (used by engines that know it), and C(retries).
       - C(depends_on) lists containers that are started, and healthy if they have a check, before this one starts.
@@ -91,6 +96,16 @@ options:
       - Volumes and folders of a container that left the grid are kept until O(state=absent).
     type: bool
     default: false
+  secrets_dir:
+    description:
+      - Folder on the control node with the grid's secrets, one file each. What is missing there is made.
+      - Required if files have C(secrets). With O(state=absent) the folder is removed, unless O(keep_data=true).
+    type: path
+  secrets:
+    description: Texts that are never shown. The secrets of files are among them without being given.
+    type: list
+    elements: str
+    default: []
   wait_timeout:
     description: Seconds that a container gets to become healthy.
     type: int
@@ -125,12 +140,14 @@ EXAMPLES = r"""
     network: {name: synergos_basic, subnet: 172.18.0.0/24}
     complete: true
     images: {ttp: "synergos/ttp:0f2a6c1d9b3e", worker: "synergos/worker:77aa01c2d3e4"}
+    secrets_dir: ~/.local/state/synergos/synergos_basic
     containers:
       - name: synb_worker_1
         component: worker
         image: worker
         address: 172.18.0.3
         health: {test: [healthcheck, "5000", /health]}
+        files: [{path: /run/token, content: "%(TOKEN)s", secrets: {TOKEN: {name: worker_token}}}]
       - name: synb_ttp
         component: ttp
         image: ttp
@@ -204,7 +221,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.synergos.grid.plugins.module_utils import _host
-from ansible_collections.synergos.grid.plugins.module_utils._address import parse_network
+from ansible_collections.synergos.grid.plugins.module_utils._address import further_networks, parse_network
 from ansible_collections.synergos.grid.plugins.module_utils._arguments import DOCKER_HOST, connect, finish
 from ansible_collections.synergos.grid.plugins.module_utils._definition import NAME, parse, secret_texts
 from ansible_collections.synergos.grid.plugins.module_utils._errors import GridError
@@ -236,6 +253,7 @@ def main() -> None:
             "images": {"type": "dict", "default": {}},
             "state_dir": {"type": "path", "default": "/var/lib/synergos"},
             "complete": {"type": "bool", "default": False},
+            "secrets": {"type": "list", "elements": "str", "default": [], "no_log": True},
             "wait_timeout": {"type": "int", "default": 120},
             "parallel": {"type": "int", "default": 4},
             "keep_data": {"type": "bool", "default": False},
@@ -252,7 +270,7 @@ def main() -> None:
         result = absent(module) if module.params["state"] == "absent" else present(module)
     except (GridError, OSError) as error:
         result = {"failed": True, "msg": str(error)}
-    finish(module, result, hidden="containers")
+    finish(module, result, hidden=("containers", "secrets"))
 
 
 def check_options(module: AnsibleModule) -> None:
@@ -273,9 +291,14 @@ def present(module: AnsibleModule) -> dict[str, Any]:
     problems += found
     if problems or network is None:
         return _refused(problems)
+    further, problems = further_networks(containers, network)
+    if problems:
+        return _refused(problems)
 
     state = State(params["state_dir"], params["name"])
-    request = Request(params["name"], network, containers, params["images"], params["complete"], module.check_mode)
+    request = Request(
+        params["name"], network, containers, params["images"], params["complete"], module.check_mode, further
+    )
     there = Snapshot()
     engine = None
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.synergos.grid.plugins.module_utils._address import check_addresses, parse_network
+from ansible_collections.synergos.grid.plugins.module_utils._address import check_addresses, members, parse_network
 from ansible_collections.synergos.grid.plugins.module_utils._definition import parse, secret_texts, size
 
 GOOD: dict[str, Any] = {"name": "synb_ttp", "component": "ttp", "image": "ttp", "address": "172.18.0.2"}
@@ -190,5 +190,5 @@ def test_addresses_that_cannot_work(last: str, expected: str) -> None:
     network, _problems = parse_network({"name": "n", "subnet": "172.18.0.0/24", "gateway": "172.18.0.5"})
     assert network
     containers, _none = parse([GOOD, {**GOOD, "name": "other", "address": last}])
-    (problem,) = check_addresses(containers, network)
+    (problem,) = check_addresses(members(containers, "n", "n"), network)
     assert problem.startswith(f"container other: address {last} {expected}")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from ansible_collections.synergos.grid.plugins.module_utils._address import parse_network
+from ansible_collections.synergos.grid.plugins.module_utils._address import further_networks, parse_network
 from ansible_collections.synergos.grid.plugins.module_utils._compare import compare_container, compare_network
 from ansible_collections.synergos.grid.plugins.module_utils._definition import File, parse
 from ansible_collections.synergos.grid.plugins.module_utils._desired import create_body
@@ -58,9 +58,15 @@ def inspect_of(body: dict[str, Any]) -> dict[str, Any]:
     host = body["HostConfig"]
     host["CapAdd"] = [f"CAP_{name.upper()}" for name in host["CapAdd"]]
     host |= {"MemorySwap": 2 * host["Memory"], "CpuShares": 0, "Binds": None, "Privileged": False}
-    (endpoint,) = body["NetworkingConfig"]["EndpointsConfig"].values()
-    endpoint = {**endpoint, "NetworkID": NETWORK_ID, "IPAddress": endpoint["IPAMConfig"]["IPv4Address"]}
-    endpoint["Aliases"] = [*endpoint["Aliases"], "0123456789ab"]
+    networks = {
+        name: {
+            "NetworkID": NETWORK_ID,
+            "IPAMConfig": endpoint["IPAMConfig"],
+            "IPAddress": endpoint["IPAMConfig"]["IPv4Address"],
+            "Aliases": [*endpoint["Aliases"], "0123456789ab"],
+        }
+        for name, endpoint in body["NetworkingConfig"]["EndpointsConfig"].items()
+    }
     return {
         "Id": "0123456789abcdef",
         "Name": f"/{body['Hostname']}",
@@ -74,13 +80,13 @@ def inspect_of(body: dict[str, Any]) -> dict[str, Any]:
         },
         "HostConfig": host,
         "State": {"Status": "running", "StartedAt": "2026-01-01T00:00:10.5Z", "ExitCode": 0},
-        "NetworkSettings": {"Networks": {"net": endpoint}},
+        "NetworkSettings": {"Networks": networks},
     }
 
 
 def test_what_docker_fills_in_is_no_difference() -> None:
     body = body_of(FULL)
-    assert compare_container(body, inspect_of(body), IMAGE, NETWORK_ID) == []
+    assert compare_container(body, inspect_of(body), IMAGE, {"net": NETWORK_ID}) == []
 
 
 CHANGES: list[tuple[Callable[[dict[str, Any]], Any], str, str]] = [
@@ -118,13 +124,28 @@ def test_one_change_is_one_difference(change: Callable[[dict[str, Any]], Any], n
     body = body_of(FULL)
     inspected = inspect_of(body)
     change(inspected)
-    (difference,) = compare_container(body, inspected, IMAGE, NETWORK_ID)
+    (difference,) = compare_container(body, inspected, IMAGE, {"net": NETWORK_ID})
     assert (difference.property, difference.repair) == (name, repair)
+
+
+def test_each_network_is_compared() -> None:
+    body = body_of(definition(networks=[{**INNER, "address": "10.1.0.2"}]))
+    inspected = inspect_of(body)
+    inner = inspected["NetworkSettings"]["Networks"]["inner"]
+    ids = {"net": NETWORK_ID, "inner": inner["NetworkID"]}
+    assert compare_container(body, inspected, IMAGE, ids) == []
+    inner["IPAMConfig"] = {"IPv4Address": "10.1.0.9"}
+    (difference,) = compare_container(body, inspected, IMAGE, ids)
+    assert (difference.property, difference.repair, difference.network) == (
+        "networks.inner.address",
+        "connect",
+        "inner",
+    )
 
 
 def test_lifting_a_limit_takes_a_new_container() -> None:
     inspected = inspect_of(body_of(FULL))
-    differences = compare_container(body_of({**FULL, "resources": {}}), inspected, IMAGE, NETWORK_ID)
+    differences = compare_container(body_of({**FULL, "resources": {}}), inspected, IMAGE, {"net": NETWORK_ID})
     assert {d.repair for d in differences} == {"recreate"}
 
 
@@ -159,7 +180,10 @@ def plan(definitions: list[dict[str, Any]], there: Snapshot, **more: Any) -> Pla
         why_unusable=settings.pop("why_unusable", lambda address, port, protocol: None),
     )
     there.images = {"ref": IMAGE}
-    return make_plan(Request("g", network, containers, **settings), there, machine)
+    further, problems = further_networks(containers, network)
+    if problems:
+        return Plan(problems=problems)
+    return make_plan(Request("g", network, containers, further=further, **settings), there, machine)
 
 
 def existing(*definitions: dict[str, Any]) -> Snapshot:
@@ -266,6 +290,52 @@ def test_ports_already_published_by_the_same_container_are_free() -> None:
     there.containers[0]["Ports"] = []
     (problem,) = plan([value], there, why_unusable=taken).problems
     assert problem.startswith("container aa: port 127.0.0.1:80/tcp is held by process x")
+
+
+INNER = {"name": "inner", "subnet": "10.1.0.0/24", "internal": True}
+
+
+def test_a_further_network_is_made_and_its_containers_are_put_on_it() -> None:
+    on_it = definition("aa", networks=[{**INNER, "address": "10.1.0.2", "aliases": ["store"]}])
+    made = plan([on_it, definition("bb", "10.0.0.3")], existing(definition("aa"), definition("bb", "10.0.0.3")))
+    assert [(s.kind, s.name, s.action, s.connect) for s in made.steps()] == [
+        ("network", "inner", "create", ()),
+        ("container", "aa", "connect", ("inner",)),
+    ]
+    endpoints = made.containers[0].body["NetworkingConfig"]["EndpointsConfig"]
+    assert list(endpoints) == ["net", "inner"]
+    assert endpoints["inner"] == {"IPAMConfig": {"IPv4Address": "10.1.0.2"}, "Aliases": ["store"]}
+
+
+def test_a_further_network_leaves_with_the_last_container_on_it() -> None:
+    there = existing(definition("aa"))
+    inner = network("inner", "10.1.0.0/24", identifier="i" * 64)
+    there.networks.append(inner)
+    inspected = there.inspected["aa"]["NetworkSettings"]["Networks"]
+    inspected["inner"] = {"NetworkID": inner["Id"], "IPAMConfig": {"IPv4Address": "10.1.0.2"}, "Aliases": []}
+    made = plan([definition("aa")], there)
+    assert [(s.kind, s.name, s.action, s.disconnect) for s in made.steps()] == [
+        ("network", "inner", "remove", ()),
+        ("container", "aa", "disconnect", ("inner",)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ({"address": "10.1.0.2"}, {"address": "10.1.0.2"}, "is already the address of container aa"),
+        ({"address": "10.1.0.2"}, {"address": "10.0.0.2"}, "is outside the subnet 10.1.0.0/24 of network inner"),
+        ({"address": "10.1.0.2"}, {"address": "10.1.0.3", "internal": False}, "inner is described otherwise elsewhere"),
+        ({"subnet": "10.0.0.0/16", "address": "10.0.9.9"}, None, "overlaps 10.0.0.0/24 of network net"),
+        ({"subnet": "none", "address": "10.0.9.9"}, None, "container aa: networks: network inner: subnet"),
+    ],
+)
+def test_further_networks_that_cannot_work(first: dict[str, Any], second: Any, expected: str) -> None:
+    values = [definition("aa", networks=[{**INNER, **first}])]
+    if second:
+        values.append(definition("bb", "10.0.0.3", networks=[{**INNER, **second}]))
+    (problem,) = plan(values, existing()).problems
+    assert expected in problem
 
 
 def test_two_components_cannot_publish_one_port() -> None:
