@@ -1,21 +1,13 @@
-"""Every command of the README runs, in its order."""
+"""Every command of the README for this tier runs, in its order."""
 
 from __future__ import annotations
 
 import re
 
 import pytest
-from conftest import ROOT, run
+from conftest import README, readme_commands, run
 
-README = (ROOT / "README.md").read_text()
-COMMANDS = [
-    line
-    for block in re.findall(r"^```sh\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-    for line in block.splitlines()
-    if not line.startswith("make test")  # this very run
-]
-
-
+COMMANDS = readme_commands("basic")
 SCRIPT = "\n".join(re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE))
 TEARDOWN = [command for command in COMMANDS if "teardown" in command]
 

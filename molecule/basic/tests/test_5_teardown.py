@@ -6,19 +6,10 @@ from pathlib import Path
 
 import docker
 import pytest
-from conftest import CONTAINERS, ROOT, TIER, playbook, started
+from conftest import CONTAINERS, ROOT, TIER, grid_leftovers, playbook, started
 
 STATE = Path("/var/lib/synergos") / TIER
 FOREIGN = "synergos-test-foreign"
-
-
-def leftovers(client: docker.DockerClient) -> list[str]:
-    label = {"label": f"org.synergos.grid={TIER}"}
-    return [
-        *(container.name for container in client.containers.list(all=True, filters=label)),
-        *(network.name for network in client.networks.list(filters=label)),
-        *(volume.name for volume in client.volumes.list(filters=label)),
-    ]
 
 
 @pytest.fixture
@@ -51,7 +42,7 @@ def test_teardown_leaves_nothing_and_touches_nothing_else(client: docker.DockerC
     assert first.rc == 0 and first.changed == 1, first.output
     second = playbook("teardown")
     assert second.rc == 0 and second.changed == 0, second.output
-    assert leftovers(client) == []
+    assert grid_leftovers(client, TIER) == []
     assert not STATE.exists()
     assert not (ROOT / "outputs" / TIER).exists() and not (ROOT / "metadata" / TIER).exists()
     for thing in foreign:

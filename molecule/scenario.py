@@ -1,0 +1,93 @@
+"""What the tests of all scenarios share: the user's playbooks, run as a user runs them, and the engine."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PLAYBOOK = str(Path(sys.executable).parent / "ansible-playbook")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@dataclass
+class Run:
+    """A finished command: its exit code and all that it printed."""
+
+    rc: int
+    output: str
+
+    @property
+    def changed(self) -> int:
+        """Sum of the recap's changed counts."""
+        return sum(int(count) for count in re.findall(r"changed=(\d+)", self.output))
+
+    @property
+    def text(self) -> str:
+        """The output with line breaks and indentation folded, to look for sentences."""
+        return " ".join(self.output.split())
+
+
+def run(*argv: str, stdin: str = "") -> Run:
+    """Run a command in the checkout."""
+    done = subprocess.run(
+        argv,
+        cwd=ROOT,
+        input=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=900,
+    )
+    return Run(done.returncode, done.stdout)
+
+
+def playbook(name: str, *options: str) -> Run:
+    """Run one of the collection's playbooks."""
+    return run(PLAYBOOK, f"playbooks/{name}.yml", *options)
+
+
+def readme_commands(tier: str) -> list[str]:
+    """Return the shell commands of the README in their order: those of Plus, or those of Basic, which name no tier."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    lines = [line for block in blocks for line in block.splitlines()]
+    # `make test` is this very run.
+    return [line for line in lines if not line.startswith("make test") and ("plus" in line) == (tier == "plus")]
+
+
+def grid_containers(client: docker.DockerClient, tier: str) -> dict[str, str]:
+    """Return when each container of a grid was started."""
+    found = client.containers.list(all=True, filters={"label": f"org.synergos.grid={tier}"})
+    return {container.name: container.attrs["State"]["StartedAt"] for container in found}
+
+
+def grid_leftovers(client: docker.DockerClient, tier: str) -> list[str]:
+    """Return the names of everything on the engine that is labelled as the grid's."""
+    label = {"label": f"org.synergos.grid={tier}"}
+    return [
+        *(container.name for container in client.containers.list(all=True, filters=label)),
+        *(network.name for network in client.networks.list(filters=label)),
+        *(volume.name for volume in client.volumes.list(filters=label)),
+    ]
+
+
+def inspect(client: docker.DockerClient, name: str) -> dict[str, Any]:
+    """Return what the engine says of a container."""
+    return client.containers.get(name).attrs  # type: ignore[no-any-return]
+
+
+@pytest.fixture(name="client", scope="session")
+def engine_client() -> Iterator[docker.DockerClient]:
+    """The engine."""
+    engine = docker.from_env()
+    yield engine
+    engine.close()
