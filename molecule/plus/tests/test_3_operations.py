@@ -1,0 +1,69 @@
+"""status, cleanup, notebooks and a second converge on a grid that is up."""
+
+from __future__ import annotations
+
+import json
+
+import docker
+import pytest
+from conftest import CONTAINERS, ROOT, TIER, Graylog, MLflow, eventually, playbook, readme_commands, run, started
+
+EXECUTED = ROOT / "outputs" / TIER / "synp_notebook/executed"
+
+
+def test_status_shows_every_component() -> None:
+    done = playbook("status", "-e", f"tier={TIER}")
+    assert done.rc == 0, done.output
+    for name, address in CONTAINERS.items():
+        row = next(line for line in done.output.splitlines() if f" {name} " in line)
+        assert address in row and "healthy" in row
+
+
+def test_a_second_run_changes_nothing_and_executes_few_modules(client: docker.DockerClient) -> None:
+    before = started(client)
+    done = playbook("synplus", "-vvv")
+    assert done.rc == 0 and done.changed == 0, done.output
+    assert done.output.count("Using module file") <= 5
+    assert started(client) == before
+
+
+def test_the_notebook_of_the_tier_shows_what_mlflow_and_graylog_have(said: str) -> None:
+    done = playbook("notebooks", "-e", f"tier={TIER}", "-e", json.dumps({"notebooks_execute": ["wine"]}))
+    assert done.rc == 0, done.output
+    cells = json.loads((EXECUTED / "wine/plus.ipynb").read_text(encoding="utf-8"))["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    assert not [output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"]
+    text = "".join("".join(output.get("text", "")) for output in outputs)
+    assert "In MLflow: http://127.0.0.1:5500/#/experiments/" in text and "In Graylog: http://127.0.0.1:9000/" in text
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
+    assert playbook("synplus").rc == 0  # takes JupyterLab away
+
+
+@pytest.mark.parametrize("command", [line for line in readme_commands("plus") if line != "make synplus"])
+def test_readme(said: str, command: str) -> None:
+    done = run("bash", "-c", command)
+    assert done.rc == 0, done.output
+
+
+def test_cleanup_spares_logs_and_experiments_unless_told(
+    said: str, client: docker.DockerClient, graylog: Graylog, mlflow: MLflow
+) -> None:
+    before = started(client)
+    lines = 'project_id:"breast_cancer"'
+    assert graylog.count(lines) and mlflow.experiments()
+
+    listed = run("./cleanup.sh", "-V", "--dry-run", "--tier", TIER, "--logs", "--experiments")
+    assert listed.rc == 0 and "demo_>_breast_cancer_>_model" in listed.output and "synp_logger" in listed.output
+    assert graylog.count(lines) and "demo_>_breast_cancer_>_model" in mlflow.experiments()
+    done = run("./cleanup.sh", "--yes", "--tier", TIER)
+    assert done.rc == 0, done.output
+    assert not (ROOT / "outputs" / TIER / "synp_ttp/demo").exists()
+    assert graylog.count(lines) and "demo_>_breast_cancer_>_model" in mlflow.experiments()
+
+    done = run("./cleanup.sh", "--yes", "--tier", TIER, "--logs", "--experiments")
+    assert done.rc == 0, done.output
+    assert eventually(lambda: graylog.count(lines) == 0)
+    assert list(mlflow.experiments()) == ["Default"]
+    assert started(client) == before
+    again = playbook("synplus")
+    assert again.rc == 0 and again.changed == 0, again.output
