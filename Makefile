@@ -2,6 +2,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
+TIER ?= synergos_basic
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 .DEFAULT_GOAL := help
 
@@ -25,9 +26,15 @@ synbasic: $(BIN)/ansible-playbook ## From a bare machine to Synergos Basic and a
 	$(BIN)/ansible-playbook playbooks/demo.yml -e tier=synergos_basic
 	$(BIN)/ansible-playbook playbooks/status.yml -e tier=synergos_basic
 
+.PHONY: synplus
+synplus: $(BIN)/ansible-playbook ## From a bare machine to Synergos Plus, with its logs and experiments to look at
+	$(BIN)/ansible-playbook playbooks/synplus.yml
+	$(BIN)/ansible-playbook playbooks/demo.yml -e tier=synergos_plus
+	$(BIN)/ansible-playbook playbooks/status.yml -e tier=synergos_plus
+
 .PHONY: notebooks
-notebooks: $(BIN)/ansible-playbook ## JupyterLab at the examples, for a grid that is up
-	$(BIN)/ansible-playbook playbooks/notebooks.yml
+notebooks: $(BIN)/ansible-playbook ## JupyterLab at the examples, for a grid that is up (TIER=synergos_plus)
+	$(BIN)/ansible-playbook playbooks/notebooks.yml -e tier=$(TIER)
 
 .PHONY: lint
 lint: $(VENV)/.dev ## Linters and type checks
@@ -43,6 +50,7 @@ test-fast: lint ## What needs no Docker: linters and the plugins' unit tests
 .PHONY: test
 test: test-fast ## Everything that CI runs, Docker Engine included
 	$(BIN)/molecule test --scenario-name basic
+	$(BIN)/molecule test --scenario-name plus
 	$(MAKE) test-services
 	$(BIN)/pytest tests/integration
 

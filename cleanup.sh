@@ -5,12 +5,14 @@ cd "$(dirname "$0")"
 
 usage() {
     cat <<'EOF'
-Usage: ./cleanup.sh [-V] [--yes] [--dry-run] [--tier TIER] [ansible-playbook options]
+Usage: ./cleanup.sh [-V] [--yes] [--dry-run] [--tier TIER] [--experiments] [--logs] [ansible-playbook options]
 
-  -V           list every target instead of their number
-  --yes        do not ask
-  --dry-run    list only, delete nothing
-  --tier TIER  one tier only: synergos_basic
+  -V             list every target instead of their number
+  --yes          do not ask
+  --dry-run      list only, delete nothing
+  --tier TIER    one tier only: synergos_basic or synergos_plus
+  --experiments  also delete what MLflow has
+  --logs         also delete what Graylog has
 EOF
 }
 
@@ -20,6 +22,8 @@ while [ $# -gt 0 ]; do
         -V) extra+=(-e cleanup_verbose=true) ;;
         --yes) extra+=(-e cleanup_confirmed=true) ;;
         --dry-run) extra+=(-e cleanup_dry_run=true) ;;
+        --experiments) extra+=(-e cleanup_experiments=true) ;;
+        --logs) extra+=(-e cleanup_logs=true) ;;
         --tier) extra+=(-e "tier=${2:?--tier needs the name of a tier, such as synergos_basic}"); shift ;;
         -h | --help) usage; exit 0 ;;
         *) extra+=("$1") ;;

@@ -1,4 +1,4 @@
-"""status, cleanup, notebooks and a second converge on a grid that is up."""
+"""status, notebooks, the README and a second converge on a grid that is up."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 import docker
 import pytest
-from conftest import CONTAINERS, ROOT, TIER, Graylog, MLflow, eventually, playbook, readme_commands, run, started
+from conftest import CONTAINERS, ROOT, TIER, playbook, readme_commands, run, started
 
 EXECUTED = ROOT / "outputs" / TIER / "synp_notebook/executed"
 
@@ -43,27 +43,3 @@ def test_the_notebook_of_the_tier_shows_what_mlflow_and_graylog_have(said: str) 
 def test_readme(said: str, command: str) -> None:
     done = run("bash", "-c", command)
     assert done.rc == 0, done.output
-
-
-def test_cleanup_spares_logs_and_experiments_unless_told(
-    said: str, client: docker.DockerClient, graylog: Graylog, mlflow: MLflow
-) -> None:
-    before = started(client)
-    lines = 'project_id:"breast_cancer"'
-    assert graylog.count(lines) and mlflow.experiments()
-
-    listed = run("./cleanup.sh", "-V", "--dry-run", "--tier", TIER, "--logs", "--experiments")
-    assert listed.rc == 0 and "demo_>_breast_cancer_>_model" in listed.output and "synp_logger" in listed.output
-    assert graylog.count(lines) and "demo_>_breast_cancer_>_model" in mlflow.experiments()
-    done = run("./cleanup.sh", "--yes", "--tier", TIER)
-    assert done.rc == 0, done.output
-    assert not (ROOT / "outputs" / TIER / "synp_ttp/demo").exists()
-    assert graylog.count(lines) and "demo_>_breast_cancer_>_model" in mlflow.experiments()
-
-    done = run("./cleanup.sh", "--yes", "--tier", TIER, "--logs", "--experiments")
-    assert done.rc == 0, done.output
-    assert eventually(lambda: graylog.count(lines) == 0)
-    assert list(mlflow.experiments()) == ["Default"]
-    assert started(client) == before
-    again = playbook("synplus")
-    assert again.rc == 0 and again.changed == 0, again.output
