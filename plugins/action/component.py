@@ -47,7 +47,8 @@ class ActionModule(ActionBase):
         options = [*role.get_default_vars(), *role.get_vars(include_params=False)]
         problems = []
         for variable in sorted(variables):
-            if variable.startswith(prefix) and variable not in options:
+            private = variable.startswith(f"{prefix}_")  # a task's own
+            if variable.startswith(prefix) and not private and variable not in options:
                 near = difflib.get_close_matches(variable, options, n=1)
                 hint = f"did you mean {near[0]}?" if near else f"ansible-doc -t role {role.get_name()} lists them"
                 problems.append(f"container {name}: {variable} is no option of the role: {hint}")

@@ -19,28 +19,28 @@ class ActionModule(ActionBase):
     _supports_check_mode = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the module's result; secrets go into it neither in clear nor as digests."""
+        """Return the module's result, in which no secret is."""
         result: dict[str, Any] = super().run(tmp, task_vars)
+        variables = task_vars or {}
         arguments = dict(self._task.args)
-        folder = arguments.pop("secrets_dir", None)
+        grid, folder = str(arguments.get("name")), str(arguments.pop("secrets_dir", None) or "")
         definitions = arguments.get("containers") or []
-        containers, problems = parse(definitions) if isinstance(definitions, list) else ([], [])
-        needed = not problems and any(file.secrets for container in containers for file in container.files)
         try:
-            if needed and not folder:
-                raise GridError("secrets_dir: is required, because files of containers hold secrets")
-            if needed:
-                store = Store(folder, self._task.check_mode)
+            store = Store(grid, folder, self._task.check_mode)
+            # What is not well formed is left for the module to refuse.
+            if isinstance(definitions, list) and not parse(definitions)[1]:
                 arguments["containers"], arguments["secrets"] = fill(definitions, store)
-            result.update(self._execute_module(module_args=arguments, task_vars=task_vars))
-            if arguments.get("state") == "absent" and folder and not arguments.get("keep_data"):
-                self._forget(Store(folder, self._task.check_mode), result)
+            result.update(self._execute_module(module_args=arguments, task_vars=variables))
+            gone = arguments.get("state") == "absent" and not arguments.get("keep_data") and not result.get("failed")
+            if gone and not self._left_out(grid, variables) and store.remove():
+                result["changed"] = True
+                result["removed"] = [*result["removed"], f"secrets in {store.folder}"]
         except (GridError, OSError) as error:
             raise AnsibleActionFail(str(error)) from error
         return result
 
     @staticmethod
-    def _forget(store: Store, result: dict[str, Any]) -> None:
-        if not result.get("failed") and store.remove():
-            result["changed"] = True
-            result["removed"] = [*result["removed"], f"secrets {store.folder}"]
+    def _left_out(grid: str, variables: dict[str, Any]) -> bool:
+        """Say whether the grid has engines that this play leaves alone."""
+        engines = set(variables["groups"].get("engines", [])) - set(variables["ansible_play_hosts_all"])
+        return any(variables["hostvars"][engine].get("synergos_grid") == grid for engine in engines)

@@ -15,7 +15,9 @@ version_added: 1.0.0
 description:
   - On the same engine that is the component's fixed address and its inner port; from another engine it is the address
     of the engine that carries it and the published port.
-positional: hostvars, port, engine
+  - A component that has not published its container in this run, such as one that the run is limited to others than,
+    is looked for at its C(synergos_address), on the same engine only.
+positional: hostvars, port, engine, network
 options:
   _input:
     description: Inventory name of the component to reach.
@@ -33,6 +35,10 @@ options:
     description: Inventory name of the engine on which the caller runs.
     type: str
     required: true
+  network:
+    description: Name of a further network, on which both are. By default the grid's.
+    type: str
+    default: ""
 """
 
 EXAMPLES = r"""
@@ -48,12 +54,23 @@ _value:
 """
 
 
-def endpoint(component: str, hostvars: Mapping[str, Any], port: int, engine: str) -> dict[str, Any]:
+def endpoint(component: str, hostvars: Mapping[str, Any], port: int, engine: str, network: str = "") -> dict[str, Any]:
     """Return {"host": str, "port": int} under which a process on `engine` reaches `port` of `component`."""
+    if component not in hostvars:
+        raise AnsibleFilterError(f"{component} is no host of the inventory.")
     published = hostvars[component].get("ansible_facts", {}).get("synergos_component")
+    carrier = hostvars[component].get("synergos_engine")
     if not published:
+        known = hostvars[component].get("synergos_address")
+        if known and carrier == engine and not network:
+            return {"host": known, "port": port}
         raise AnsibleFilterError(f"{component} has not published its container in this run: run its role first.")
-    container, carrier = published["container"], hostvars[component]["synergos_engine"]
+    container = published["container"]
+    if network:
+        for attachment in container.get("networks", []) if carrier == engine else ():
+            if attachment["name"] == network:
+                return {"host": attachment["address"], "port": port}
+        raise AnsibleFilterError(f"{component} is not on network {network} of {engine}: place both on one engine.")
     if carrier == engine:
         return {"host": container["address"], "port": port}
     for mapping in container.get("ports", []):

@@ -24,15 +24,21 @@ options:
     type: list
     elements: str
     required: true
-  folder:
-    description: The grid's folder of secrets.
-    type: path
+  grid:
+    description: Name of the grid.
+    type: str
     required: true
+  folder:
+    description:
+      - The grid's folder of secrets. By default one of the grid's name below C(synergos) in C($XDG_STATE_HOME) or
+        C(~/.local/state).
+    type: str
+    default: ""
 """
 
 EXAMPLES = r"""
 - synergos.grid.graylog:
-    password: "{{ lookup('synergos.grid.secret', 'graylog_admin', folder=synergos_secrets_dir) }}"
+    password: "{{ lookup('synergos.grid.secret', 'graylog_admin', grid='synergos_plus') }}"
 """
 
 RETURN = r"""
@@ -48,7 +54,8 @@ class LookupModule(LookupBase):
         """Return the secrets named by `terms`."""
         self.set_options(var_options=variables, direct=options)
         try:
-            store = Store(self.get_option("folder"), bool((variables or {}).get("ansible_check_mode")))
+            check_mode = bool((variables or {}).get("ansible_check_mode"))
+            store = Store(str(self.get_option("grid")), str(self.get_option("folder")), check_mode)
             return [store.get(str(name)) for name in terms]
         except GridError as error:
             raise AnsibleLookupError(str(error)) from error

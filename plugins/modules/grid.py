@@ -99,8 +99,10 @@ options:
   secrets_dir:
     description:
       - Folder on the control node with the grid's secrets, one file each. What is missing there is made.
-      - Required if files have C(secrets). With O(state=absent) the folder is removed, unless O(keep_data=true).
-    type: path
+      - By default one of the grid's name below C(synergos) in C($XDG_STATE_HOME) or C(~/.local/state).
+      - With O(state=absent) it is removed, unless O(keep_data=true) or the run leaves out other engines of the grid.
+    type: str
+    default: ""
   secrets:
     description: Texts that are never shown. The secrets of files are among them without being given.
     type: list
@@ -140,7 +142,6 @@ EXAMPLES = r"""
     network: {name: synergos_basic, subnet: 172.18.0.0/24}
     complete: true
     images: {ttp: "synergos/ttp:0f2a6c1d9b3e", worker: "synergos/worker:77aa01c2d3e4"}
-    secrets_dir: ~/.local/state/synergos/synergos_basic
     containers:
       - name: synb_worker_1
         component: worker

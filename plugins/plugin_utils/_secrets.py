@@ -25,13 +25,17 @@ PLACEHOLDER = "(made at first use)".ljust(LENGTH, ".")
 
 
 class Store:
-    """The secrets of one grid. In check mode one that does not exist yet reads as a placeholder."""
+    """The secrets of one grid. In check mode one that does not exist yet reads as a placeholder.
 
-    def __init__(self, folder: str, check_mode: bool) -> None:
-        self.folder = Path(folder).expanduser()
+    `folder` empty is the grid's own below `$XDG_STATE_HOME` or `~/.local/state`.
+    """
+
+    def __init__(self, grid: str, folder: str, check_mode: bool) -> None:
+        state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+        self.folder = Path(folder or f"{state}/synergos/{grid}").expanduser()
         self.check_mode = check_mode
         if not self.folder.is_absolute():
-            raise GridError(f"folder of secrets: expected an absolute path, got {folder!r}")
+            raise GridError(f"folder of secrets: expected an absolute path, got {str(self.folder)!r}")
 
     def get(self, name: str) -> str:
         """Return a secret; the text has no line end. GridError if its file cannot be used."""

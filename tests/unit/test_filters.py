@@ -46,11 +46,26 @@ def test_endpoint_from_another_engine_is_the_published_port() -> None:
 
 
 def test_endpoint_refuses_what_cannot_be_reached() -> None:
-    hostvars = {"w": host("w"), "here": {}, "silent": {}}
+    hostvars: dict[str, Any] = {"w": host("w"), "here": {}, "silent": {}}
     with pytest.raises(AnsibleFilterError, match="does not publish port 5000"):
         endpoint("w", hostvars, 5000, "there")
     with pytest.raises(AnsibleFilterError, match="has not published"):
         endpoint("silent", hostvars, 5000, "here")
+
+
+def test_endpoint_knows_who_is_not_in_this_run_by_the_inventory() -> None:
+    hostvars = {"silent": {"synergos_engine": "here", "synergos_address": "172.18.0.9"}, "here": {}}
+    assert endpoint("silent", hostvars, 9300, "here") == {"host": "172.18.0.9", "port": 9300}
+    with pytest.raises(AnsibleFilterError, match="has not published"):
+        endpoint("silent", hostvars, 9300, "there")
+
+
+def test_endpoint_on_a_further_network_is_for_the_same_engine_only() -> None:
+    hostvars = {"w": host("w", networks=[{"name": "inner", "address": "10.1.0.3"}]), "here": {}}
+    assert endpoint("w", hostvars, 27017, "here", "inner") == {"host": "10.1.0.3", "port": 27017}
+    for engine, network in (("there", "inner"), ("here", "other")):
+        with pytest.raises(AnsibleFilterError, match=f"w is not on network {network} of {engine}"):
+            endpoint("w", hostvars, 27017, engine, network)
 
 
 def test_participants_are_host_and_guests() -> None:

@@ -33,16 +33,16 @@ def digest(text: str) -> str:
 def test_a_secret_is_made_once_and_only_its_user_reads_it(tmp_path: Path) -> None:
     folder = tmp_path / "state" / "grid"
     with ThreadPoolExecutor(8) as pool:
-        made = set(pool.map(lambda _: Store(str(folder), False).get("admin"), range(32)))
+        made = set(pool.map(lambda _: Store("grid", str(folder), False).get("admin"), range(32)))
     assert len(made) == 1 and len(made.pop()) >= LEAST
-    assert Store(str(folder), False).get("admin") != Store(str(folder), False).get("other")
+    assert Store("grid", str(folder), False).get("admin") != Store("grid", str(folder), False).get("other")
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.iterdir())}
     assert modes == {"grid": 0o700, "admin": 0o600, "other": 0o600}
-    assert Store(str(folder), False).remove() and not folder.exists()
+    assert Store("grid", str(folder), False).remove() and not folder.exists()
 
 
 def test_check_mode_makes_nothing(tmp_path: Path) -> None:
-    store = Store(str(tmp_path / "grid"), True)
+    store = Store("grid", str(tmp_path / "grid"), True)
     assert len(store.get("admin")) >= LEAST
     assert not store.remove() and list(tmp_path.iterdir()) == []
 
@@ -61,12 +61,12 @@ def test_a_secret_that_protects_nothing_is_refused(tmp_path: Path, content: str,
     (folder / "admin").write_text(content)
     (folder / "admin").chmod(mode)
     with pytest.raises(GridError) as caught:
-        Store(str(folder), False).get("admin")
+        Store("grid", str(folder), False).get("admin")
     assert expected in str(caught.value) and SECRET not in str(caught.value)
 
 
 def test_marks_give_way_to_secrets(tmp_path: Path) -> None:
-    store = Store(str(tmp_path / "grid"), False)
+    store = Store("grid", str(tmp_path / "grid"), False)
     plain = {"path": "/etc/plain", "content": "%(PASSWORD)s"}
     ((filled, untouched), hidden) = fill([{**CONTAINER, "files": [FILE, plain]}, {"name": "bare"}], store)
     secret = store.get("admin")
