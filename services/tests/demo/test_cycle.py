@@ -11,6 +11,7 @@ from typing import Any
 import loopback
 import pytest
 
+from synergos import Driver
 from synergos.demo.__main__ import PHASES, VARIABLE, main
 from synergos.demo.settings import GRID, here
 from synergos.errors import Invalid
@@ -129,6 +130,41 @@ def test_an_earlier_run_leaves_nothing_behind(grid: loopback.Grid, demo: Demo) -
     assert list(results["align"]["spacers"]) == ["worker_1"]
     alone = demo.run({**settings, "project_id": "once"}, "register", "align", "train", "validate")
     assert alone["validate"]["statistics"] == results["validate"]["statistics"]
+
+
+LOGS = {"host": "127.0.0.77", "ports": {"main": 9000, "ui": 9000}, "secure": False}
+MLOPS = {"host": "127.0.0.77", "ports": {"main": 5500, "ui": 5500}, "secure": False}
+PAGES = {"ttp": "http://127.0.0.1:5000", "logs": "http://logs/search?q=", "mlops": "http://mlops"}
+
+
+def test_the_collaboration_learns_its_components(grid: loopback.Grid, demo: Demo) -> None:
+    logs = {
+        **LOGS,
+        "ports": {"main": 9000, "ui": 9000, "sysmetrics": 9100, "director": 9200, "ttp": 9300, "worker": 9400},
+    }
+    settings = told(grid, "diabetes", collab_id="served", logs=logs, mlops=MLOPS)
+    demo.run(settings, "register")
+    record = Driver(grid.ttp, 5000).collaborations.read("served")["data"]
+    assert (record["logs"], record["mlops"]) == (logs, MLOPS)
+
+
+def test_one_trace_id_can_join_all_phases(grid: loopback.Grid, demo: Demo) -> None:
+    settings = told(grid, "diabetes", project_id="traced")
+    own = demo.run(settings, "register")["register"]["trace_id"]
+    assert demo.run(settings, "align")["align"]["trace_id"] != own
+    assert demo.run({**settings, "trace_id": own}, "align")["align"]["trace_id"] == own
+    assert "trace_id" in demo.fail({**settings, "trace_id": "mine"}, "align")
+
+
+def test_links_need_what_they_lead_to(grid: loopback.Grid, demo: Demo) -> None:
+    settings = told(grid, "diabetes", pages=dict(PAGES), logs=LOGS, trace_id="0af7651916cd43dd8448eb211c80319c")
+    said = demo.fail(settings, "links")
+    assert "settings name no mlops" in said
+    said = demo.fail({**settings, "mlops": MLOPS}, "links")
+    assert "MLflow at http://127.0.0.77:5500 does not answer" in said
+    del settings["pages"]["mlops"]
+    found = demo.run(settings, "links")["links"]["links"]
+    assert found == {"logs": "http://logs/search?q=trace_id%3A%220af7651916cd43dd8448eb211c80319c%22"}
 
 
 def test_a_model_no_better_than_chance_fails(grid: loopback.Grid, demo: Demo) -> None:

@@ -76,8 +76,8 @@ def settings(file: Path | None) -> Settings:
 
 
 def run(phase: str, settings: Settings) -> phases.Result:
-    """Return the phase's result with its name and the seconds that it took."""
-    driver = Driver(settings.host, settings.port)
+    """Return the phase's result with its name, the seconds that it took, and the trace id of its requests."""
+    driver = Driver(settings.host, settings.port, trace_id=settings.trace_id)
     print(f"{phase}: {'/'.join(settings.keys)} at {driver.address}", file=sys.stderr)
     start = time.perf_counter()
     try:
@@ -90,7 +90,8 @@ def run(phase: str, settings: Settings) -> phases.Result:
         raise phases.PhaseFailed(
             f"What answers at {driver.address} is no TTP: its answer is not JSON. Check the TTP's host and port."
         ) from error
-    return {"phase": phase, "seconds": round(time.perf_counter() - start, 3), **result}
+    seconds = round(time.perf_counter() - start, 3)
+    return {"phase": phase, "seconds": seconds, "trace_id": driver.trace_id, **result}
 
 
 if __name__ == "__main__":

@@ -57,6 +57,7 @@ class Settings(BaseModel):
     Attributes:
         host, port: REST of the TTP.
         logs, mlops: the grid's log server and experiment tracker; Basic has none.
+        trace_id: joins the log lines of several phases; each makes its own without.
         pages: URLs under which a browser reaches `ttp`, `logs` (a search that lacks only its query) and `mlops`.
         example: folder with `dataset`, `architecture.json` and `hyperparameters.json`; its name starts every tag.
         split: how the rows for training were shared out between the participants: evenly, or not.
@@ -70,6 +71,7 @@ class Settings(BaseModel):
     logs: Component | None = None
     mlops: Component | None = None
     pages: dict[str, str] = Field(default_factory=dict)
+    trace_id: str | None = Field(default=None, pattern="^[0-9a-f]{32}$")
     collab_id: str = "demo"
     project_id: str
     expt_id: str = "model"
