@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import io
 import json
 import os
@@ -51,7 +52,7 @@ def rootfs(marker: str) -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
         added = set()
-        for command in ("bash", "sleep", "cat", "stat", "mkdir", "true"):
+        for command in ("bash", "sleep", "cat", "stat", "mkdir", "true", "timeout"):
             found = shutil.which(command)
             assert found
             needed = subprocess.run(["ldd", found], capture_output=True, text=True, check=True).stdout
@@ -512,6 +513,46 @@ def test_network_drift_is_repaired_unless_a_stranger_is_on_it(
     ]
     assert result["components"][0]["address"] == "10.213.42.2"
     assert grid.present(**moved)["changed"] is False
+
+
+def test_only_its_containers_reach_an_internal_network(grid: Grid, api: docker.APIClient) -> None:
+    def reached(letter: str, address: str) -> bool:
+        """Say whether a container reaches another, which refuses a connection to a port on which nothing listens."""
+        argv = ["timeout", "3", "bash", "-c", f"exec 3<>/dev/tcp/{address}/9"]
+        told = api.exec_start(api.exec_create(grid.name(letter), argv)["Id"]).decode()
+        return "refused" in told  # without a route, nobody or a machine outside answers
+
+    inner, subnet = f"{GRID}_inner", "10.213.42.0/24"
+    for definition, last in zip(grid.args["containers"], (2, 3)):
+        address = f"10.213.42.{last}"
+        definition["networks"] = [{"name": inner, "subnet": subnet, "internal": True, "address": address}]
+    grid.args["containers"].append(grid.definition("c", 4))
+    announced = summary(grid.present(check=True))
+    made = summary(grid.present())
+    assert made == announced and ("network", inner, "create") in made
+    assert grid.present()["actions"] == []
+    assert reached("b", "10.213.42.2") and reached("c", "10.213.41.2")
+    assert not reached("c", "10.213.42.2")
+    with socket.socket() as machine:
+        machine.settimeout(3)
+        assert machine.connect_ex(("10.213.42.2", 9)) != errno.ECONNREFUSED
+
+    api.disconnect_container_from_network(grid.name("a"), inner)
+    grid.args["containers"][1]["networks"][0]["address"] = "10.213.42.9"
+    assert summary(grid.present()) == [
+        ("container", grid.name("a"), "connect"),
+        ("container", grid.name("b"), "connect"),
+    ]
+    assert reached("a", "10.213.42.9") and reached("b", "10.213.42.2")
+
+    for definition in grid.args["containers"]:
+        definition.pop("networks", None)
+    assert summary(grid.present()) == [
+        ("network", inner, "remove"),
+        ("container", grid.name("a"), "disconnect"),
+        ("container", grid.name("b"), "disconnect"),
+    ]
+    assert grid.present()["actions"] == []
 
 
 def test_teardown_takes_what_the_grid_made_and_nothing_else(
