@@ -20,9 +20,10 @@ class Options:
         id: name of this node in logs.
         logging_variant: `["basic"]` or `["graylog", host, port]`.
         logging_resolution: seconds between two records of hardware usage, None for no such records.
+        sysmetrics_port: port of the log server that takes the records of hardware usage.
         cpus: cores to use, never more than there are.
         gpus: cards to use, never more than there are.
-        censored: mask what looks like a path in the log.
+        censored: mask what looks like a path in the log, by its key.
         debug: log at DEBUG level, with the place of each call.
         command: `serve`, or `reset` to delete what runs produced.
         minimum_rows: worker only: what fewer rows share is not told.
@@ -36,6 +37,7 @@ class Options:
     gpus: int
     censored: bool
     debug: bool
+    sysmetrics_port: int = 9100
     minimum_rows: int = 5
     command: str = "serve"
     dry_run: bool = False
@@ -62,7 +64,7 @@ def parser(component: str, resolution: int | None = None) -> argparse.ArgumentPa
         nargs="+",
         default=["basic"],
         metavar=("VARIANT", "HOST PORT"),
-        help="'basic' (standard output) or 'graylog HOST PORT'",
+        help="'basic' (standard output), or 'graylog HOST PORT' to send all lines there as GELF over TCP, too",
     )
     result.add_argument(
         "--logging_resolution",
@@ -71,6 +73,12 @@ def parser(component: str, resolution: int | None = None) -> argparse.ArgumentPa
         default=resolution,
         metavar="SECONDS",
         help="period of the hardware usage records",
+    )
+    result.add_argument(
+        "--sysmetrics_port",
+        default=str(Options.sysmetrics_port),
+        metavar="PORT",
+        help="port of the same log server that takes the hardware usage records",
     )
     result.add_argument("--cpus", type=int, default=max(1, _cores() - 1), metavar="N", help="cores to use at most")
     result.add_argument("--gpus", type=int, default=_cards(), metavar="N", help="cards to use at most; 0 for none")
@@ -97,15 +105,16 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
     if variant == "graylog":
         if len(target) != 2:
             parser.error("--logging_variant graylog needs HOST and PORT, for example: -l graylog 172.19.0.10 9300")
-        if not (target[1].isascii() and target[1].isdigit() and 0 < int(target[1]) < 65536):
+        if not _is_port(target[1]):
             parser.error(f"--logging_variant graylog: PORT is a number from 1 to 65535, not {target[1]!r}")
-        parser.error("--logging_variant graylog is not available in this version: use 'basic' and collect the output")
     elif variant != "basic":
         parser.error(f"--logging_variant {variant!r} is not supported: use 'basic' or 'graylog HOST PORT'")
     elif target:
         parser.error(f"--logging_variant basic takes nothing after it, not {' '.join(target)!r}")
     if given.logging_resolution is not None and given.logging_resolution < 1:
         parser.error(f"--logging_resolution is at least 1 second, not {given.logging_resolution}")
+    if not _is_port(given.sysmetrics_port):
+        parser.error(f"--sysmetrics_port is a number from 1 to 65535, not {given.sysmetrics_port!r}")
     if given.cpus < 1:
         parser.error(f"--cpus is at least 1, not {given.cpus}")
     if given.gpus < 0:
@@ -121,6 +130,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
         gpus=min(given.gpus, _cards()),
         censored=given.censored,
         debug=given.debug,
+        sysmetrics_port=int(given.sysmetrics_port),
         minimum_rows=minimum_rows,
         command=given.command or "serve",
         dry_run=getattr(given, "dry_run", False),
@@ -131,6 +141,10 @@ def limit_hardware(options: Options) -> None:
     """Hold the numerical libraries to `options`; they read these settings once, so call it before they are imported."""
     os.environ["OMP_NUM_THREADS"] = str(options.cpus)
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(str(card) for card in range(options.gpus))
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and 0 < int(text) < 65536
 
 
 def _cores() -> int:

@@ -123,6 +123,12 @@ class RunJob(BaseModel):
     parameters: dict[str, Any] = Field(default_factory=dict)
     auto_align: bool = True
 
+    @property
+    def ids(self) -> dict[str, str]:
+        """The combination."""
+        names = ("collab_id", "project_id", "expt_id", "run_id")
+        return {name: getattr(self, name) for name in names}
+
 
 class TrainJob(RunJob):
     """Train one combination on every party's `train` set."""

@@ -16,11 +16,17 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from synergos import trace
 from synergos.errors import SynergosError
-from synergos.logs import get_logger
+from synergos.logs import bound, get_logger
 
 API_VERSION = "0.1.0"
 
+_HEADER = trace.HEADER.encode()
+# Where a request's scope says why it is refused.
+_REASON = "synergos.reason"
+# What a client hears that asks for what is not there yet.
+_NOT_YET = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.NOT_ACCEPTABLE})
 _NO_OBJECT = frozenset({"model_type", "model_attributes_type", "dict_type"})
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -69,11 +75,14 @@ def create_api(title: str, lifespan: Lifespan | None = None) -> FastAPI:
     app.add_middleware(_Boundary)
 
     @app.exception_handler(SynergosError)
-    async def expected(_: Request, error: SynergosError) -> Response:
+    async def expected(request: Request, error: SynergosError) -> Response:
+        request.scope[_REASON] = error.message
         return failure(error.status, error.message)
 
     @app.exception_handler(RequestValidationError)
-    async def unusable(_: Request, error: RequestValidationError) -> Response:
+    async def unusable(request: Request, error: RequestValidationError) -> Response:
+        # What a client sent is told to the client, not to the log.
+        request.scope[_REASON] = f"Unusable request: {describe(error.errors(), quote=False)}."
         for item in error.errors():
             if item["type"] == "json_invalid":
                 return failure(400, f"The body is not JSON: {item['ctx']['error']} (character {item['loc'][-1]}).")
@@ -92,27 +101,32 @@ def create_api(title: str, lifespan: Lifespan | None = None) -> FastAPI:
     return app
 
 
-def describe(errors: Sequence[Mapping[str, Any]]) -> str:
-    """Put pydantic's findings into one sentence that names each field and what would be right there."""
-    return "; ".join(_describe(error) for error in errors[:8])
+def describe(errors: Sequence[Mapping[str, Any]], quote: bool = True) -> str:
+    """Put pydantic's findings into one sentence that names each field and what would be right there.
+
+    Args:
+        quote: also say what was given.
+    """
+    return "; ".join(_describe(error, quote) for error in errors[:8])
 
 
-def _describe(error: Mapping[str, Any]) -> str:
+def _describe(error: Mapping[str, Any], quote: bool) -> str:
     steps = [step for step in error["loc"] if step not in ("body", "query")]
     field = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).lstrip(".")
     field = shorten(field, 120)
     if not field:
         if error["type"] == "value_error":
-            return str(error["ctx"]["error"])
+            return str(error["ctx"]["error"]) if quote else "unusable body"
         return "a JSON object is needed as body, sent with 'Content-Type: application/json'"
     if error["type"] == "missing":
         return f"{field}: required, but missing"
     if error["type"] == "extra_forbidden":
         return f"{field}: unknown field"
     if error["type"] == "value_error":
-        return f"{field}: {error['ctx']['error']}"
+        return f"{field}: {error['ctx']['error'] if quote else 'unusable value'}"
     text = "Input should be an object" if error["type"] in _NO_OBJECT else str(error["msg"])
-    return f"{field}: {text[:1].lower()}{text[1:]}, got {shorten(repr(error['input']))}"
+    given = f", got {shorten(repr(error['input']))}" if quote else ""
+    return f"{field}: {text[:1].lower()}{text[1:]}{given}"
 
 
 def shorten(text: str, length: int = 60) -> str:
@@ -129,7 +143,7 @@ def _methods(request: Request) -> list[str]:
 
 
 class _Boundary:
-    """Outermost layer: trailing slash, one log line per request, and no stack trace in any answer."""
+    """Outermost layer: trailing slash, trace, one log line per request, and no stack trace in any answer."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -142,6 +156,12 @@ class _Boundary:
         # Answered in place: a redirect would cost every client a second request, and some would turn POST into GET.
         path = scope["path"].rstrip("/") or "/"
         scope = {**scope, "path": path}
+        given = next((value.decode("latin-1") for name, value in scope["headers"] if name == _HEADER), "")
+        trace_id = trace.read(given) or trace.new()
+        with bound(trace_id=trace_id):
+            await self._answer(scope, receive, send, (_HEADER, trace.header(trace_id).encode()))
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, header: tuple[bytes, bytes]) -> None:
         status = 0
         started = time.perf_counter()
 
@@ -149,17 +169,28 @@ class _Boundary:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                message = {**message, "headers": [*message.get("headers", []), header]}
             await send(message)
 
+        request = {"method": scope["method"], "path": scope["path"]}
         try:
             await self.app(scope, receive, watch)
         except Exception:
-            self.log.exception("request failed", method=scope["method"], path=path)
+            self.log.exception("request failed", code=500, **request)
             if status:
                 raise
             await failure(500, "Internal Server Error")(scope, receive, watch)
         finally:
-            # Health checks come every few seconds and say nothing.
-            note = self.log.debug if path == "/health" else self.log.info
             elapsed = round((time.perf_counter() - started) * 1000, 1)
-            note("request", method=scope["method"], path=path, status=status, ms=elapsed)
+            facts = {**scope.get("path_params", {}), "status": status, "code": status, "ms": elapsed}
+            if _REASON in scope:
+                facts["description"] = scope[_REASON]
+            self._note(scope["path"], status)("request", **request, **facts)
+
+    def _note(self, path: str, status: int) -> Callable[..., Any]:
+        # Health checks come every few seconds and say nothing.
+        if path == "/health" and status == HTTPStatus.OK:
+            return self.log.debug
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return self.log.error
+        return self.log.warning if status >= HTTPStatus.BAD_REQUEST and status not in _NOT_YET else self.log.info

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 import socket
@@ -16,6 +15,7 @@ from typing import NoReturn
 import uvicorn
 from starlette.types import ASGIApp
 
+from synergos import logs
 from synergos.logs import get_logger
 
 GRACE = 3
@@ -109,7 +109,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _exit(code: int) -> NoReturn:
-    logging.shutdown()
+    logs.close()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

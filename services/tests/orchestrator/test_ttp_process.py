@@ -216,7 +216,7 @@ def test_reset(tmp_path: Path) -> None:
     [
         (["-l", "graylog", "172.19.0.10"], "needs HOST and PORT"),
         (["-l", "graylog", "172.19.0.10", "x"], "PORT is a number from 1 to 65535, not 'x'"),
-        (["-l", "graylog", "172.19.0.10", "9300"], "not available in this version"),
+        (["-l", "graylog", "172.19.0.10", "9300", "--sysmetrics_port", "0"], "--sysmetrics_port is a number from 1"),
         (["-l", "syslog"], "'syslog' is not supported: use 'basic'"),
         (["-l", "basic", "more"], "takes nothing after it"),
         (["-r", "0"], "at least 1 second"),

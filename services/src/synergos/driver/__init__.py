@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 
+from synergos import trace
 from synergos.driver.base import DriverError, Task
 from synergos.driver.jobs import AlignmentTask, JobTask, ModelTask, OptimizationTask, PredictionTask, ValidationTask
 from synergos.driver.records import (
@@ -52,6 +53,13 @@ class Driver:
         timeout: seconds that an answer may take, None for ever.
         job_timeout: the same for requests that are answered when a job on the grid has ended.
         raise_on_error: raise `DriverError` instead of returning an error as any other answer.
+        trace_id: 32 hexadecimal digits that the grid's logs carry for all requests of this object; a new id without it.
+
+    Attributes:
+        trace_id: the id that was given or made.
+
+    Raises:
+        ValueError: `trace_id` is not usable.
     """
 
     def __init__(
@@ -63,13 +71,16 @@ class Driver:
         timeout: float | None = 60.0,
         job_timeout: float | None = None,
         raise_on_error: bool = False,
+        trace_id: str | None = None,
     ) -> None:
+        self.trace_id = trace.check(trace_id) if trace_id else trace.new()
         self.address = f"{'https' if is_secured else 'http'}://{host}:{port}"
         self._options: dict[str, Any] = {
             "timeout": timeout,
             "job_timeout": job_timeout,
             "raise_on_error": raise_on_error,
             "client": httpx.Client(follow_redirects=True),
+            "trace_id": self.trace_id,
         }
 
     @property

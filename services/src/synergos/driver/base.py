@@ -9,6 +9,8 @@ from urllib.parse import quote, urlencode
 
 import httpx
 
+from synergos import trace
+
 Reply = dict[str, Any]
 
 CONNECT_TIMEOUT = 10.0
@@ -37,6 +39,7 @@ class Task:
         job_timeout: the same for requests that are answered when a job on the grid has ended.
         raise_on_error: raise `DriverError` instead of returning an error.
         client: connections to use; a task without one opens its own.
+        trace_id: 32 hexadecimal digits that the grid's logs carry for all requests of this task; a new id without it.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Task:
         job_timeout: float | None = None,
         raise_on_error: bool = False,
         client: httpx.Client | None = None,
+        trace_id: str | None = None,
     ) -> None:
         self.address = address
         self._timeout = timeout
@@ -54,6 +58,7 @@ class Task:
         self._raise_on_error = raise_on_error
         # Servers of 2021 redirect (308) to the URL with a slash.
         self._client = client or httpx.Client(follow_redirects=True)
+        self.trace_id = trace.check(trace_id) if trace_id else trace.new()
 
     def create(self, *args: Any, **kwargs: Any) -> Reply:
         """Create a record or start a job."""
@@ -119,8 +124,11 @@ class Task:
 
     def _call(self, verb: str, path: str, payload: Mapping[str, Any] | None, seconds: float | None) -> Reply:
         timeout = httpx.Timeout(seconds, connect=CONNECT_TIMEOUT)
+        headers = {trace.HEADER: trace.header(self.trace_id)}
         try:
-            response = self._client.request(verb, f"{self.address}{path}", json=payload, timeout=timeout)
+            response = self._client.request(
+                verb, f"{self.address}{path}", json=payload, timeout=timeout, headers=headers
+            )
         except httpx.TransportError as error:
             # The library names the failure, but not the address.
             what = f"{verb} {self.address}{path}: {str(error) or type(error).__name__}"

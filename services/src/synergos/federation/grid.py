@@ -18,7 +18,7 @@ from flwr.serverapp import Grid
 from synergos.errors import Cancelled, GridFailure, SynergosError, Unreachable
 from synergos.federation import codec, identity
 from synergos.federation.line import Answer, Cancellation, Line
-from synergos.logs import get_logger
+from synergos.logs import carry, get_logger, headers
 
 # Sessions that one message may cost: a worker that loses more has another trouble than a restart.
 _RENEWALS = 3
@@ -73,6 +73,7 @@ class DirectGrid(Grid):
         self._endpoints = dict(enumerate(endpoints, start=1))
         self._cancellation = cancellation or Cancellation()
         self._renew = renew
+        self._trace = headers()
         self._lines = {
             node: Line(endpoint.participant_id, endpoint.url, f"{endpoint.url}/health", grace, self._cancellation)
             for node, endpoint in self._endpoints.items()
@@ -189,10 +190,10 @@ class DirectGrid(Grid):
         config = message.content.get("config")
         server_round = config.get("server-round", 0) if isinstance(config, ConfigRecord) else 0
         path = f"/v1/messages/{message.metadata.message_type}/{server_round!r}/{node}"
-        headers = {"Authorization": f"Bearer {endpoint.token}", "Content-Type": codec.MEDIA_TYPE}
+        fields = {"Authorization": f"Bearer {endpoint.token}", "Content-Type": codec.MEDIA_TYPE, **self._trace}
         for attempt in range(_RENEWALS + 1):
             left = None if deadline is None else deadline - time.monotonic()
-            answer = self._lines[node].ask("POST", path, body, headers, left)
+            answer = self._lines[node].ask("POST", path, body, fields, left)
             if answer.status == HTTPStatus.OK:
                 break
             no_session = answer.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND)
@@ -207,25 +208,26 @@ class DirectGrid(Grid):
 
     def _lose(self, node: int, error: Unreachable) -> None:
         self._absent[node] = error
-        self._lanes[node].submit(self._look_out, node)
+        self._lanes[node].submit(carry(self._look_out), node)
 
     def _look_out(self, node: int) -> None:
         """Wait until the worker is back, and give it a session for the rounds to come."""
-        log = get_logger("grid").bind(participant=self.name(node))
-        log.warning("participant left out", reason=self._absent[node].message)
+        log = get_logger("grid").bind(participant_id=self.name(node))
+        reason = self._absent[node].message
+        log.warning("participant left out", code=HTTPStatus.SERVICE_UNAVAILABLE.value, reason=reason)
         while not self._closed.wait(_PAUSE):
             try:
                 self._cancellation.check()
                 if self._lines[node].alive() and not self._closed.is_set():
                     if self._renew is not None:
                         self._renew(node)
-                    log.info("participant is back")
+                    log.info("participant is back", code=HTTPStatus.OK.value)
                     del self._absent[node]
                     return
             except Cancelled:
                 return
             except SynergosError as error:
-                log.warning("participant is back without a session", reason=error.message)
+                log.warning("participant is back without a session", code=error.status, reason=error.message)
 
     def _wake(self) -> None:
         try:

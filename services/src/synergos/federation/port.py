@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import threading
+import time
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -13,10 +14,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from synergos import trace
 from synergos.errors import NotFound, SynergosError
 from synergos.federation import codec, identity
 from synergos.federation.sessions import Session, Sessions
-from synergos.logs import get_logger
+from synergos.logs import bound, get_logger
 
 TYPES = ("train", "evaluate", "query")
 
@@ -83,8 +85,10 @@ def create_app(sessions: Sessions) -> Starlette:
     identity.adopt()
     log = get_logger("port")
 
-    async def explain(_: Request, error: Exception) -> JSONResponse:
+    async def explain(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, SynergosError)
+        facts = request.path_params | {"trace_id": trace.read(request.headers.get(trace.HEADER, ""))}
+        log.warning("message refused", **facts, code=error.status, description=error.message)
         return JSONResponse({"message": error.message}, status_code=error.status)
 
     async def missing(request: Request, _: Exception) -> JSONResponse:
@@ -100,13 +104,17 @@ def create_app(sessions: Sessions) -> Starlette:
             raise codec.Malformed(f"{kind!r} is not a type of message ({', '.join(TYPES)}).")
         body = await _body(request)
         desk = session.state.setdefault("desk", _Desk(session, sessions))
-        try:
-            reply = await asyncio.to_thread(desk.answer, kind, number, node, body)
-        except SynergosError:
-            raise
-        except Exception:
-            log.exception("message failed", session="/".join(session.key))
-            return JSONResponse({"message": "The worker failed; its log tells why."}, status_code=500)
+        begin = time.perf_counter()
+        with bound(**session.ids, trace_id=trace.read(request.headers.get(trace.HEADER, ""))):
+            try:
+                reply = await asyncio.to_thread(desk.answer, kind, number, node, body)
+            except SynergosError:
+                raise
+            except Exception:
+                log.exception("message failed", code=500, kind=kind, round=number)
+                return JSONResponse({"message": "The worker failed; its log tells why."}, status_code=500)
+            seconds = round(time.perf_counter() - begin, 6)
+            log.info("message answered", code=200, kind=kind, round=number, seconds=seconds)
         return Response(reply, media_type=codec.MEDIA_TYPE)
 
     return Starlette(

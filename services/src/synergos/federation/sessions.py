@@ -52,6 +52,12 @@ class Session:
     record: Callable[[str, NDArray[Any], NDArray[Any]], dict[str, Any]]
     state: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def ids(self) -> dict[str, str]:
+        """The combination and the participant."""
+        names = ("collab_id", "project_id", "expt_id", "run_id", "participant_id")
+        return dict(zip(names, (*self.key, self.participant_id), strict=True))
+
 
 class Sessions:
     """The open sessions of a worker, safe for use from several threads."""

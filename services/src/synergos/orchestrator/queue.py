@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
@@ -21,9 +22,10 @@ from pathlib import Path
 
 import anyio.to_thread
 
+from synergos import trace
 from synergos.errors import Busy, Cancelled, SynergosError
 from synergos.jobs import Engine, RoundProgress
-from synergos.logs import get_logger
+from synergos.logs import bound, carry, get_logger, trace_id
 from synergos.orchestrator.assemble import Combination
 from synergos.orchestrator.database import Body, Database, Records, StorageFailure
 from synergos.orchestrator.kinds import COLLABORATION, EXPERIMENT, PARTICIPANT, PROJECT, REGISTRATION, RUN, Key
@@ -207,8 +209,9 @@ class JobQueue:
             ledger = Ledger(records)
             found = [(job, ledger.rounds(job.job_id)) for job in ledger.pending()]
         for job, rounds in found:
-            self._log.info("job taken up again", job_id=job.job_id, process=job.process, attempts=job.attempts)
-            self._queue(Task(replace(job, state="queued"), self._database, self._engine, rounds))
+            self._log.info("job taken up again", **facts(job), code=202, attempts=job.attempts)
+            job = replace(job, state="queued", trace_id=job.trace_id or trace.new())
+            self._queue(Task(job, self._database, self._engine, rounds))
         threading.Thread(target=self._work, daemon=True, name="jobs").start()
 
     def stop(self) -> None:
@@ -245,9 +248,11 @@ class JobQueue:
                 for kind in _NAMED:
                     if given.keys() >= set(kind.key):
                         records.get(kind, given)
-                job = Ledger(records).add(process, given, order)
+                job = Ledger(records).add(process, given, order, trace_id())
             task = Task(job, self._database, self._engine)
             self._queue(task)
+            place = self._places()[job.job_id]
+        self._log.info("job queued", **facts(job), code=202, place=place)
         return task
 
     def cancel(self, job_id: str, reason: str, seconds: float) -> Job:
@@ -331,13 +336,15 @@ class JobQueue:
                 while not self._waiting or self._stopping:
                     self._changed.wait()
                 task = self._running = self._waiting.popleft()
-            self._execute(task)
+            with bound(**facts(task.job)):
+                self._execute(task)
 
     def _execute(self, task: Task) -> None:
         job = task.job
         data: list[Body] = []
         error: SynergosError | None = None
-        log = self._log.bind(job_id=job.job_id, process=job.process)
+        log = self._log
+        begin = time.perf_counter()
         try:
             with exclusive(self._lock_file), self._flushing(task):
                 self._begin(task)
@@ -345,7 +352,7 @@ class JobQueue:
         except SynergosError as expected:
             error = Cancelled(task.cancelled) if task.cancelled is not None else expected
         except Exception:
-            log.exception("job failed")
+            log.exception("job failed", code=500)
             error = SynergosError(INTERNAL_ERROR)
         with self._changed:
             self._running = None
@@ -356,14 +363,22 @@ class JobQueue:
             job.reason, job.ended_at = error.message if error else None, now()
             if error is None:
                 job.current = None
-        log.info("job ended", state=job.state, reason=job.reason)
+        note = log.info if error is None or job.state == "cancelled" else log.error
+        note(
+            "job ended",
+            code=error.status if error else 200,
+            state=job.state,
+            reason=job.reason,
+            description=job.reason or f"The job is done: {job.process} of {'/'.join(job.ids.values())}.",
+            seconds=round(time.perf_counter() - begin, 3),
+        )
         stored = False
         try:
             task.flush()
             self._store_end(job)
             stored = True
         except StorageFailure as failure:
-            log.error("the end of the job cannot be stored", reason=failure.message)
+            log.error("the end of the job cannot be stored", code=failure.status, reason=failure.message)
         with self._changed:
             if stored:
                 self._live.pop(job.job_id)
@@ -380,6 +395,8 @@ class JobQueue:
         job.state, job.started_at, job.attempts = "running", job.started_at or now(), job.attempts + 1
         with task.writing() as records:
             Ledger(records).save(job)
+        waited = (job.started_at - job.created_at).total_seconds()
+        self._log.info("job taken", code=200, attempts=job.attempts, waited=waited)
 
     @contextmanager
     def _flushing(self, task: Task) -> Iterator[None]:
@@ -390,9 +407,9 @@ class JobQueue:
                 try:
                     task.flush()
                 except StorageFailure as failure:
-                    self._log.warning("progress cannot be stored", reason=failure.message)
+                    self._log.warning("progress cannot be stored", code=failure.status, reason=failure.message)
 
-        thread = threading.Thread(target=flush, daemon=True, name="progress")
+        thread = threading.Thread(target=carry(flush), daemon=True, name="progress")
         thread.start()
         try:
             yield
@@ -412,6 +429,11 @@ class JobQueue:
         with self._changed:
             for ended in late:
                 self._live.pop(ended.job_id, None)
+
+
+def facts(job: Job) -> dict[str, str | None]:
+    """Return what every line about a job carries."""
+    return {"trace_id": job.trace_id, "job_id": job.job_id, "process": job.process, **job.ids}
 
 
 def _settle(task: Task, data: list[Body] | None = None, error: SynergosError | None = None) -> None:

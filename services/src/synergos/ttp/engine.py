@@ -33,7 +33,7 @@ from synergos.jobs import (
     TrainResult,
     Watch,
 )
-from synergos.logs import get_logger
+from synergos.logs import bound, carry, get_logger
 from synergos.ttp.freeing import Freeing
 from synergos.ttp.workers import WorkerClient
 
@@ -89,6 +89,8 @@ class GridEngine:
         """Poll every party, then compute the alignment and fit the models. See `Engine.align`."""
         polls = self._poll(job, job.parties)
         layout = alignment.agree(polls)
+        log = self._log.bind(collab_id=job.collab_id, project_id=job.project_id, code=200)
+        log.info("agreed", datatype=layout.datatype, features=len(layout.X), labels=len(layout.y))
         result = AlignResult()
         if job.auto_align:
             result.alignments = {name: alignment.place(poll, layout) for name, poll in polls.items()}
@@ -96,6 +98,7 @@ class GridEngine:
             for expt_id, model in job.experiments.items():
                 fixed = alignment.fit_model(model, layout, job.action)
                 if fixed != model:
+                    log.info("model fitted to the data", expt_id=expt_id)
                     result.experiments[expt_id] = fixed
         return result
 
@@ -127,7 +130,7 @@ class GridEngine:
 
         folder = self._folder(job)
         checkpoint = Checkpoint(folder / _UNFINISHED, _fingerprint(job))
-        log = self._log.bind(combination=_title(job), rounds=parameters.rounds)
+        log = self._log.bind(combination=_title(job), rounds=parameters.rounds, code=200)
         begin = time.perf_counter()
 
         def after_round(snapshot: Snapshot, history: History) -> None:
@@ -141,7 +144,7 @@ class GridEngine:
             if watch is not None:
                 watch(progress)
 
-        with self._under_way() as cancellation:
+        with self._under_way(**job.ids) as cancellation:
             with _writing(folder):
                 folder.mkdir(parents=True, exist_ok=True)
                 snapshot = checkpoint.load(fresh)
@@ -150,13 +153,20 @@ class GridEngine:
             if watch is not None:
                 for progress in snapshot.rounds:
                     watch(progress)
+            first = len(snapshot.rounds) + 1
+            log.info("training begins", first_round=first, action=job.action, participants=_names(job.parties))
             try:
                 with self._sessions(job, job.parties, needed, parameters.grace, cancellation) as grid:
                     outcome = strategy.run(
                         grid, snapshot, aggregation, parameters, settings, self._round_timeout, after_round
                     )
                 cancellation.check()
-                log.info("trained", seconds=round(time.perf_counter() - begin, 3), best_round=outcome.best_round)
+                log.info(
+                    "trained",
+                    participants=_names(job.parties),
+                    seconds=round(time.perf_counter() - begin, 3),
+                    best_round=outcome.best_round,
+                )
                 with _writing(folder):
                     paths = _write(folder, network, outcome)
             except SynergosError:
@@ -189,19 +199,24 @@ class GridEngine:
         except (pickle.UnpicklingError, OSError, RuntimeError, ValueError, EOFError):
             raise Invalid(f"The stored model of {_title(job)} does not fit its experiment: train it again.") from None
         weights = training.to_record(network)
+        begin = time.perf_counter()
         with (
-            self._under_way() as cancellation,
+            self._under_way(**job.ids) as cancellation,
             self._sessions(job, parties, len(parties), parameters.grace, cancellation) as grid,
         ):
             answers = strategy.query(grid, weights, settings, job.meta, self._round_timeout)
+            event = "validated" if job.meta == "evaluate" else "predicted"
+            seconds = round(time.perf_counter() - begin, 3)
+            self._log.info(event, code=200, meta=job.meta, participants=_names(parties), seconds=seconds)
         return InferResult(results={name: json.loads(answer) for name, answer in answers.items()})
 
     @contextmanager
-    def _under_way(self) -> Iterator[Cancellation]:
+    def _under_way(self, **ids: str) -> Iterator[Cancellation]:
         with self._lock:
             job = self._job = Cancellation()
         try:
-            yield job
+            with bound(**ids):
+                yield job
         finally:
             with self._lock:
                 self._job = None
@@ -214,11 +229,14 @@ class GridEngine:
                 raise Invalid(f"Participant {party.node.participant_id} has no train tags in {job.project_id}.")
 
         def ask(party: Party) -> alignment.Poll:
+            begin = time.perf_counter()
             with WorkerClient(party.node, self._request_timeout, _GRACE, cancellation) as worker:
                 data = worker.poll(job.collab_id, job.project_id, job.action, party.tags.model_dump())
+            seconds = round(time.perf_counter() - begin, 3)
+            self._log.info("polled", code=200, participant_id=party.node.participant_id, seconds=seconds)
             return alignment.Poll.read(party.node.participant_id, data)
 
-        with self._under_way() as cancellation:
+        with self._under_way(collab_id=job.collab_id, project_id=job.project_id) as cancellation:
             polls = _everywhere(ask, parties)
         return {party.node.participant_id: poll for party, poll in zip(parties, polls, strict=True)}
 
@@ -278,6 +296,7 @@ class GridEngine:
         def renew(node_id: int) -> None:
             worker, party, endpoint = workers[node_id - 1], parties[node_id - 1], endpoints[node_id - 1]
             worker.initialise(job, party, endpoint.token)
+            self._log.info("initialised", **job.ids, code=200, participant_id=endpoint.participant_id)
             if ended.is_set():
                 self._freeing.free(worker, job)
 
@@ -317,6 +336,10 @@ def _title(job: RunJob) -> str:
     return f"{job.collab_id}/{job.project_id}/{job.expt_id}/{job.run_id}"
 
 
+def _names(parties: Sequence[Party]) -> str:
+    return ", ".join(sorted(party.node.participant_id for party in parties))
+
+
 def _layout(job: RunJob) -> Layout:
     layouts = [party.alignment.layout for party in job.parties if party.alignment is not None]
     if len(layouts) < len(job.parties):
@@ -350,7 +373,7 @@ def _fingerprint(job: TrainJob) -> str:
 def _everywhere(call: Callable[[S], T], items: Sequence[S]) -> list[T]:
     """Return `call` of each item, all at once; several failures become one that names all of them."""
     with ThreadPoolExecutor(len(items)) as pool:
-        futures = [pool.submit(call, item) for item in items]
+        futures = [pool.submit(carry(call), item) for item in items]
     failures = [error for future in futures if (error := future.exception())]
     for error in failures:
         if isinstance(error, Cancelled):

@@ -30,7 +30,7 @@ class Freeing:
         reason = worker.terminate(job)
         if reason is None:
             return
-        self._log.warning("worker not freed yet", participant=worker.participant_id, reason=reason)
+        self._log.warning("worker not freed yet", **_ids(worker, job), code=503, reason=reason)
         with self._lock:
             self._left[worker.participant_id, _combination(job)] = worker, job
             if not self._at_work:
@@ -54,7 +54,7 @@ class Freeing:
                     if key in self._left and key[0] not in away:
                         worker, job = self._left[key]
                         if worker.terminate(job) is None:
-                            self._log.info("worker freed", participant=key[0])
+                            self._log.info("worker freed", **_ids(worker, job), code=200)
                             del self._left[key]
                         else:
                             away.add(key[0])
@@ -62,6 +62,10 @@ class Freeing:
                 if not self._left:
                     self._at_work = False
                     return
+
+
+def _ids(worker: WorkerClient, job: RunJob) -> dict[str, str]:
+    return {"participant_id": worker.participant_id, **job.ids}
 
 
 def _combination(job: RunJob) -> Combination:

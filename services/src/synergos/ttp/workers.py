@@ -13,6 +13,7 @@ import httpx
 from synergos.errors import GridFailure
 from synergos.federation.line import Answer, Cancellation, Line
 from synergos.jobs import METAS, Action, Alignment, Node, Party, RunJob
+from synergos.logs import headers
 
 _SLOWEST_ASKING = 1.0
 # Seconds to free a worker that does not answer: it was given up already, or it has nothing to lose.
@@ -38,6 +39,8 @@ class WorkerClient:
         self._timeout = timeout
         self._url = f"http://{node.host}:{node.command_port}/worker"
         self._cancellation = cancellation or Cancellation()
+        # Of the job that makes this client: its worker may have to be freed long after it, by another thread.
+        self._trace = headers()
         health = f"http://{node.host}:{node.data_port}/health"
         self._line = Line(node.participant_id, self._url, health, grace, self._cancellation)
 
@@ -98,7 +101,7 @@ class WorkerClient:
         """
         try:
             with httpx.Client(timeout=_FREEING, trust_env=False, verify=False) as http:
-                response = http.post(f"{self._url}/terminate/{_combination(job)}", json={})
+                response = http.post(f"{self._url}/terminate/{_combination(job)}", json={}, headers=self._trace)
             if response.status_code not in (HTTPStatus.OK, HTTPStatus.NOT_FOUND):
                 self._data(Answer(response.status_code, bytearray(response.content)))
         except (httpx.HTTPError, GridFailure) as error:
@@ -106,8 +109,8 @@ class WorkerClient:
         return None
 
     def _send(self, method: str, path: str, body: dict[str, Any]) -> Answer:
-        headers = {"Content-Type": "application/json"}
-        return self._line.ask(method, path, json.dumps(body).encode(), headers, self._timeout)
+        fields = {"Content-Type": "application/json", **self._trace}
+        return self._line.ask(method, path, json.dumps(body).encode(), fields, self._timeout)
 
     def _data(self, answer: Answer) -> Any:
         try:

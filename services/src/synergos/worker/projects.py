@@ -7,9 +7,11 @@ import json
 import queue
 import secrets
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from synergos.errors import Invalid, NotFound, StillProcessing, SynergosError
 from synergos.federation.sessions import Key, Session, Sessions
 from synergos.ids import check_id
 from synergos.jobs import Action, Layout, Meta, Spacers, Tags
-from synergos.logs import get_logger
+from synergos.logs import bound, carry, get_logger
 from synergos.worker import datasets, files, outputs
 from synergos.worker.prepared import Aligned
 from synergos.worker.tags import resolve
@@ -88,7 +90,7 @@ class Projects:
         self._on_first_poll = on_first_poll
         # Guards what follows and the files of all projects.
         self._lock = threading.RLock()
-        self._queue: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._pending: list[_Job] = []
         # The last poll of a project, if it failed: what was asked for and why it could not be done.
         self._failed: dict[Project, tuple[Tags, str]] = {}
@@ -117,7 +119,8 @@ class Projects:
                 return False
             self._failed.pop(job.project, None)
             self._pending.append(job)
-            self._queue.put(job)
+            self._queue.put(partial(carry(self._do), job))
+        log.info("poll queued", **_ids(job.project), code=202, action=action, jobs=self.jobs)
         return True
 
     def polled(self, collab_id: str, project_id: str, tags: Tags | None = None) -> Record:
@@ -161,6 +164,7 @@ class Projects:
             datasets.aligned(record, layout, record.action)
             record = record.model_copy(update={"alignments": alignments, "layout": layout})
             self._write(record)
+        log.info("alignment stored", **_ids((collab_id, project_id)), code=200)
         return record
 
     def initialise(
@@ -209,7 +213,8 @@ class Projects:
                     record=store,
                 )
             )
-        log.info("session opened", combination="/".join(key))
+        metas = ", ".join(data)
+        log.info("session opened", **_ids(key), code=201, participant_id=participant_id, action=action, metas=metas)
         return record, live
 
     def predict(self, key: Key, inferences: dict[Meta, tuple[list[Any], list[Any]]]) -> Record:
@@ -228,7 +233,7 @@ class Projects:
         record = self._record(key[:2])
         if not self._sessions.close(key):
             raise NotFound(f"{'/'.join(key)} is not initialised, so there is nothing to terminate.")
-        log.info("session closed", combination="/".join(key))
+        log.info("session closed", **_ids(key), code=200)
         return record
 
     def live(self, project: Project) -> list[str]:
@@ -238,22 +243,26 @@ class Projects:
 
     def _work(self) -> None:
         while True:
-            job = self._queue.get()
-            reason = None
+            self._queue.get()()
+
+    def _do(self, job: _Job) -> None:
+        reason = None
+        with bound(**_ids(job.project)):
             try:
                 self._prepare(job)
             except SynergosError as error:
                 reason = error.message
-                log.warning("poll failed", project="/".join(job.project), reason=reason)
+                log.warning("poll failed", code=error.status, reason=reason)
             except Exception:
                 reason = "The data could not be prepared because of an internal error: see the worker's log."
-                log.exception("poll failed", project="/".join(job.project))
-            with self._lock:
-                self._pending.remove(job)
-                if reason:
-                    self._failed[job.project] = (job.tags, reason)
+                log.exception("poll failed", code=500)
+        with self._lock:
+            self._pending.remove(job)
+            if reason:
+                self._failed[job.project] = (job.tags, reason)
 
     def _prepare(self, job: _Job) -> None:
+        begin = time.perf_counter()
         fingerprint = self._fingerprint(job)
         folder = self._folder.joinpath(*job.project)
         before = self._read(job.project)
@@ -285,9 +294,10 @@ class Projects:
                 outputs.publish(folder, _as_json(record))
         log.info(
             "data prepared",
-            project="/".join(job.project),
-            rows={meta: facts["src_count"] for meta, facts in prepared.metadata.items()},
-            columns={meta: len(header.X) for meta, header in prepared.headers.items()},
+            code=200,
+            rows_of={meta: facts["src_count"] for meta, facts in prepared.metadata.items()},
+            columns_of={meta: len(header.X) for meta, header in prepared.headers.items()},
+            seconds=round(time.perf_counter() - begin, 3),
         )
 
     def _store(
@@ -311,6 +321,7 @@ class Projects:
                     kind: str(folder / f"inference_{kind}_{meta}.txt") for kind in ("predictions", "scores")
                 }
             self._write(record)
+        log.info("validated" if meta == "evaluate" else "predicted", **_ids(key), code=200, meta=meta)
         return result
 
     def _record(self, project: Project) -> Record:
@@ -345,6 +356,10 @@ class Projects:
                 name = files.shown(self._data, path)
                 seen.append([meta, name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns])
         return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
+
+
+def _ids(key: Sequence[str]) -> dict[str, str]:
+    return dict(zip(("collab_id", "project_id", "expt_id", "run_id"), key, strict=False))
 
 
 def _as_json(record: Record) -> str:
