@@ -96,8 +96,8 @@ watch(grid.example.name).plot(title="losses in MLflow", ylabel="loss", marker=".
         (
             "markdown",
             """Graylog has every line that the TTP and the workers wrote for the calls of this notebook's Driver: all of
-them carry its `trace_id`. The link above searches for it; the user is `admin`, and the converge printed where its
-password is.""",
+them carry its `trace_id`, for which the link above searches. The user is `admin`; its password lies where the playbooks
+were run, in `~/.local/state/synergos/synergos_plus/graylog_admin`.""",
         ),
     ),
 )

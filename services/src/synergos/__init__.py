@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         ValidationTask,
     )
 
-__version__ = "1.1.0"
+__version__ = "1.2.0"
 
 __all__ = [
     "AlignmentTask",
