@@ -61,6 +61,7 @@ test-services: $(VENV)/.dev ## The services' tests and type checks, in a contain
 	$(BIN)/python tests/in_image.py python -m pytest -p no:cacheprovider --timeout 180 tests
 
 .PHONY: test-full
+test-full: export SYNERGOS_FULL := 1
 test-full: test ## make test, then every fault at every moment of a run, and benchmarks
 	$(BIN)/pytest tests/faults
 	for script in bench scale split memory stock; do $(BIN)/python tests/in_image.py python /src/tests/bench/$$script.py || exit 1; done

@@ -44,6 +44,9 @@ __all__ = [
 
 T = TypeVar("T")
 
+# Set by `make test-full`: every fault, every notebook.
+FULL = bool(os.environ.get("SYNERGOS_FULL"))
+
 TIER = "synergos_plus"
 SERVICES = {"synp_ttp": "172.19.0.2", "synp_worker_1": "172.19.0.3", "synp_worker_2": "172.19.0.4"}
 CONTAINERS = {

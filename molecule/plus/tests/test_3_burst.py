@@ -6,7 +6,8 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import docker
-from conftest import CONTAINERS, SERVICES, Graylog, eventually
+import pytest
+from conftest import CONTAINERS, FULL, SERVICES, Graylog, eventually
 
 LINES = 10_000
 # Runs in the service's container, with its own logging and its way to the log server.
@@ -21,7 +22,8 @@ for number in range(int(lines)):
 """.format(logger=CONTAINERS["synp_logger"])
 
 
-def test_no_line_of_a_burst_is_lost(client: docker.DockerClient, graylog: Graylog) -> None:
+@pytest.mark.parametrize("burst_number", range(5 if FULL else 1))
+def test_no_line_of_a_burst_is_lost(client: docker.DockerClient, graylog: Graylog, burst_number: int) -> None:
     mark = uuid.uuid4().hex
 
     def burst(name: str) -> None:

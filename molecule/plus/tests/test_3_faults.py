@@ -10,25 +10,34 @@ from typing import Any
 import docker
 import pytest
 import requests
-from conftest import ROOT, SERVICES, TIER, TTP, Graylog, MLflow, eventually
+from conftest import FULL, ROOT, SERVICES, TIER, TTP, Graylog, MLflow, eventually
 
 ROUNDS = 200
-RUN = "collaborations/demo/projects/breast_cancer/experiments/model/runs/long"
+EXPERIMENT = "demo_>_breast_cancer_>_model"
+RUNS = "connect/collaborations/demo/projects/breast_cancer/experiments/model/runs"
 TRAIN = "train/collaborations/demo/projects/breast_cancer/models/model/long"
-FOLDER = ROOT / "outputs" / TIER / "synp_ttp/demo/breast_cancer/model/long"
+HISTORY = ROOT / "outputs" / TIER / "synp_ttp/demo/breast_cancer/model/long/global_loss_history.json"
+METRICS = ("global_train_loss", "global_evaluate_loss", "worker_1_local_loss", "worker_2_local_loss")
+
+# Who goes, how, and after which share of the rounds.
+FAULTS = [(("synp_logger", "synp_mlops"), "SIGKILL", 0.1)]
+if FULL:
+    alone = [(name,) for name in ("synp_logger", "synp_mlops", "elasticsearch", "mongo")]
+    FAULTS += [(who, how, when) for who in alone for how in ("SIGKILL", "SIGSTOP") for when in (0.0, 0.5, 0.95)]
 
 
-def lines(client: docker.DockerClient, name: str, since: float) -> list[str]:
+def lines(client: docker.DockerClient, name: str, since: float) -> set[str]:
     """Return the ids of all lines that a service wrote to its standard output."""
     text = client.containers.get(name).logs(stdout=True, stderr=False, since=since).decode()
-    return [json.loads(line)["line_id"] for line in text.splitlines() if line.startswith("{")]
+    return {json.loads(line)["line_id"] for line in text.splitlines() if line.startswith("{")}
 
 
 def train() -> dict[str, Any]:
     """Train the long run and return its loss history."""
     answer = requests.post(f"{TTP}/{TRAIN}", json={"auto_align": True}, timeout=600)
     assert answer.status_code == 200, answer.text
-    return json.loads((FOLDER / "global_loss_history.json").read_text())
+    history: dict[str, Any] = json.loads(HISTORY.read_text())
+    return history
 
 
 def until_round(number: int) -> None:
@@ -48,51 +57,54 @@ def until_round(number: int) -> None:
 def undisturbed(said: str) -> dict[str, Any]:
     """Loss history of the long run with everything up."""
     settings = json.loads((ROOT / "examples/breast_cancer/hyperparameters.json").read_text())
-    path = f"{TTP}/connect/{RUN.rsplit('/', 1)[0]}"
-    made = requests.post(path, json={"run_id": "long", **settings, "rounds": ROUNDS}, timeout=30)
+    made = requests.post(f"{TTP}/{RUNS}", json={"run_id": "long", **settings, "rounds": ROUNDS}, timeout=30)
     assert made.status_code == 201, made.text
     return train()
 
 
-def test_a_training_survives_the_loss_of_logger_and_tracker(
-    undisturbed: dict[str, Any], client: docker.DockerClient, graylog: Graylog, mlflow: MLflow
+@pytest.mark.parametrize(("victims", "signal", "share"), FAULTS)
+def test_a_training_does_not_notice(
+    undisturbed: dict[str, Any],
+    client: docker.DockerClient,
+    graylog: Graylog,
+    mlflow: MLflow,
+    victims: tuple[str, ...],
+    signal: str,
+    share: float,
 ) -> None:
     since = time.time()
-    away = [client.containers.get(name) for name in ("synp_logger", "synp_mlops")]
+    away = [client.containers.get(name) for name in victims]
     try:
         with ThreadPoolExecutor() as pool:
             training = pool.submit(train)
-            until_round(ROUNDS // 10)
+            until_round(int(ROUNDS * share))
             for container in away:
-                container.kill()
-            history = training.result()
-        assert all(container.attrs for container in away)
+                container.kill(signal)
+            assert not training.done(), "the training was over too early to be disturbed"
+            assert training.result() == undisturbed
     finally:
         for container in away:
-            container.start()
-    assert history == undisturbed
+            if signal == "SIGSTOP":
+                container.kill("SIGCONT")
+            else:
+                container.start()
 
-    written = {name: lines(client, name, since) for name in SERVICES}
-    assert all(written.values())
-    for name, ids in written.items():
-        assert len(ids) == len(set(ids))
-        missing = eventually(lambda name=name, ids=ids: not missing_of(graylog, name, ids), timeout=120)
-        assert missing, f"{name}: {missing_of(graylog, name, ids)} of {len(ids)} lines are not in Graylog"
+    for name in SERVICES:
+        written = lines(client, name, since)
+        assert written
 
-    experiment_id = mlflow.experiments()["demo_>_breast_cancer_>_model"]
+        def missing(name: str = name, written: set[str] = written) -> set[str]:
+            return written - set(graylog.values(f'node:"{name}"', "line_id"))
+
+        arrived = eventually(lambda missing=missing: not missing(), timeout=120)
+        assert arrived, f"{len(missing())} of {len(written)} lines of {name} are not in Graylog"
 
     def ended() -> dict[str, Any] | None:
-        newest = next(each for each in mlflow.runs(experiment_id) if each["info"]["run_name"] == "long")
-        return (
-            newest if newest["info"]["status"] == "FINISHED" and newest["info"]["start_time"] > since * 1000 else None
-        )
+        runs = [each for each in mlflow.runs(mlflow.experiments()[EXPERIMENT]) if each["info"]["run_name"] == "long"]
+        info = runs[0]["info"] if runs else {}
+        return runs[0] if info.get("status") == "FINISHED" and info["start_time"] > since * 1000 else None
 
     run = eventually(ended, timeout=120)
-    assert run
-    for metric in ("global_train_loss", "global_evaluate_loss", "worker_1_local_loss", "worker_2_local_loss"):
+    assert run, "MLflow does not have the run"
+    for metric in METRICS:
         assert len(mlflow.history(run["info"]["run_id"], metric)) == ROUNDS
-
-
-def missing_of(graylog: Graylog, name: str, ids: list[str]) -> int:
-    """Return how many of the lines Graylog does not have."""
-    return len(set(ids) - set(graylog.values(f'node:"{name}"', "line_id")))
