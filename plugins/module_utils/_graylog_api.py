@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import base64
+import http.client
 import json
+import re
 import time
-import urllib.error
 from collections.abc import Mapping, Sequence
-from typing import Any, Callable
+from typing import Any, Callable, TypeVar
+from urllib.parse import urlsplit
 
-from ansible.module_utils.urls import open_url
 from ansible_collections.synergos.grid.plugins.module_utils import _graylog_content as content
 from ansible_collections.synergos.grid.plugins.module_utils._errors import GridError
 from ansible_collections.synergos.grid.plugins.module_utils._graylog_plan import RUNNING, Found, Step, find_index_set
@@ -19,6 +21,8 @@ WRAPPED = (7, 0)  # since then, what is created comes in an envelope that also s
 HEADERS = {"Accept": "application/json", "Content-Type": "application/json", "X-Requested-By": "synergos"}
 POLL = 0.5  # s
 REPLY = 30  # s
+STARTING = 10  # s
+UNDECIDED = (None, "CREATED", "INITIALIZED", "STARTING")  # states of an input; None if it is not listed
 # What Graylog takes of an index set when it is changed.
 INDEX_SET = (
     "id",
@@ -29,6 +33,8 @@ INDEX_SET = (
     "index_optimization_disabled",
     "field_type_refresh_interval",
 )
+
+T = TypeVar("T")
 
 
 class Away(Exception):
@@ -47,94 +53,76 @@ class Graylog:
     """One Graylog, reached at `url` (without `/api`)."""
 
     def __init__(self, url: str, user: str, password: str) -> None:
-        self.url = url.rstrip("/")
-        self._login = {"url_username": user, "url_password": password, "force_basic_auth": True}
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise GridError(f"url is {url!r}; it is to be like http://127.0.0.1:9000.")
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        self._connection: Callable[[], http.client.HTTPConnection] = lambda: kind(parts.netloc, timeout=REPLY)
+        self._root = parts.path.rstrip("/") + "/api"
+        login = base64.b64encode(f"{user}:{password}".encode()).decode()
+        self._headers = {**HEADERS, "Authorization": f"Basic {login}"}
+        self.url = url
         self.user = user
         self.version = (0, 0)
+
+    def _send(self, method: str, path: str, body: Any) -> tuple[int, Any]:
+        """Return status and decoded reply, None for a reply that is empty or no JSON."""
+        connection = self._connection()
+        data = None if body is None else json.dumps(body).encode()
+        try:
+            connection.request(method, self._root + path, data, self._headers)
+            reply = connection.getresponse()
+            text = reply.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise Away(f"{self.url} does not answer: {error or type(error).__name__}") from None
+        finally:
+            connection.close()
+        if reply.status in (502, 503, 504):
+            raise Away(f"{self.url} answers with {reply.status}")
+        try:
+            return reply.status, json.loads(text)
+        except ValueError:
+            return reply.status, None
 
     def request(self, method: str, path: str, body: Any = None) -> Any:
         """Return the decoded reply, None for an empty one.
 
         Raises:
             Away: Nothing answers, or a server that is starting.
-            Refused: The server refuses the request.
-            GridError: The reply is not Graylog's.
+            Refused: Graylog refuses the request.
         """
-        try:
-            with open_url(
-                f"{self.url}/api{path}",
-                method=method,
-                data=None if body is None else json.dumps(body),
-                headers={
-                    "Accept": "application/json",
-                    "Content-Type": "application/json",
-                    "X-Requested-By": "synergos",
-                },
-                timeout=REPLY,
-                use_proxy=False,
-                follow_redirects="none",
-                **self._login,
-            ) as reply:
-                text = reply.read()
-        except urllib.error.HTTPError as error:
-            raise self._refused(method, path, error) from None
-        except (OSError, urllib.error.URLError) as error:
-            raise Away(f"{self.url} does not answer: {getattr(error, 'reason', error)}") from None
-        if not text:
-            return None
-        try:
-            return json.loads(text)
-        except ValueError:
-            raise self._stranger() from None
+        status, reply = self._send(method, path, body)
+        if status >= 300:
+            said = reply.get("message") if isinstance(reply, dict) else None
+            raise Refused(status, f"Graylog refused {method} {path} with {status}: {said or 'it does not say why'}")
+        return reply
 
-    def _refused(self, method: str, path: str, error: urllib.error.HTTPError) -> Exception:
-        if error.code == 401:
-            return GridError(f"Graylog at {self.url} does not take this password of {self.user}.")
-        if error.code in (502, 503, 504):
-            return Away(f"{self.url} answers with {error.code}")
-        try:
-            said = json.loads(error.read())["message"]
-        except (ValueError, KeyError, TypeError):
-            said = error.reason
-        return Refused(error.code, f"Graylog refused {method} {path}: {said} ({error.code})")
-
-    def _stranger(self) -> GridError:
-        return GridError(f"What answers at {self.url} is not Graylog: url is the address of its pages, without /api.")
-
-    def identify(self) -> None:
-        """Learn the version; needs no password.
+    def ready(self, prefix: str) -> list[dict[str, Any]]:
+        """Learn the version, and return the index sets once messages that arrive are kept.
 
         Raises:
-            Away: Nothing answers.
-            GridError: What answers is not Graylog, or too old a one.
+            Away: Graylog does not run yet, or has no index to write to.
+            GridError: What answers is not Graylog, or too old a one, or does not take the password.
         """
-        try:
-            about = self.request("GET", "/")
-        except Refused:
-            raise self._stranger() from None
-        if not isinstance(about, dict) or not {"cluster_id", "version"} <= set(about):
-            raise self._stranger()
-        parts = str(about["version"]).split("+")[0].split(".")
-        try:
-            self.version = (int(parts[0]), int(parts[1]))
-        except (ValueError, IndexError):
-            raise GridError(f"{self.url} says it is Graylog {about['version']!r}, which is no version.") from None
-        if self.version < OLDEST:
-            raise GridError(f"Graylog {about['version']} is older than 3.3, the first that this module can configure.")
-
-    def writable(self, prefix: str) -> None:
-        """Raise Away unless messages that arrive now are kept: the server runs and its write index is there."""
-        about = self.request("GET", "/system")
+        status, about = self._send("GET", "/system", None)
+        if status == 401 and is_graylog(self._send("GET", "/", None)[1]):
+            raise GridError(f"Graylog at {self.url} does not take this password of {self.user}.")
+        if status == 403:
+            raise GridError(f"Graylog at {self.url} takes {self.user} for no administrator.")
+        if status != 200 or not is_graylog(about):
+            raise GridError(f"What answers at {self.url} is not Graylog. The url is that of its pages, without /api.")
+        self.version = release(about["version"])
         if about["lifecycle"] != "running":
             raise Away(f"Graylog is {about['lifecycle']}")
-        sets = self.index_sets()
+        sets = list(self.request("GET", "/system/indices/index_sets")["index_sets"])
         if not sets:
             raise Away("Graylog has no index set yet")
         own = find_index_set(prefix, sets)
         if not self.request("GET", f"/system/deflector/{own['id']}")["is_up"]:
             raise Away("Graylog has no index to write to yet; is its Elasticsearch or OpenSearch up?")
+        return sets
 
-    def read(self, options: Mapping[str, Any]) -> Found:
+    def read(self, options: Mapping[str, Any], index_sets: Sequence[Mapping[str, Any]]) -> Found:
         """Return everything that the plan needs to know."""
         views, searches = {}, set()
         for option in options["dashboards"]:
@@ -143,12 +131,12 @@ class Graylog:
                 views[view["id"]] = view
                 if self._maybe(f"/views/search/{view['search_id']}"):
                     searches.add(view["search_id"])
+        inputs = self.request("GET", "/system/inputs")["inputs"]
         return Found(
-            version=self.version,
-            inputs=self.request("GET", "/system/inputs")["inputs"],
-            states=self.states(),
+            inputs=inputs,
+            states=self.settled_states(inputs),
             streams=self.request("GET", "/streams")["streams"],
-            index_sets=self.index_sets(),
+            index_sets=index_sets,
             views=views,
             searches=frozenset(searches),
         )
@@ -165,13 +153,15 @@ class Graylog:
         """State of each input that this server has started, by the input's identifier."""
         return {state["id"]: state for state in self.request("GET", "/system/inputstates")["states"]}
 
-    def index_sets(self) -> list[dict[str, Any]]:
-        return list(self.request("GET", "/system/indices/index_sets")["index_sets"])
-
-    def create(self, path: str, body: Mapping[str, Any]) -> Any:
-        """Create an object that Graylog can share with users."""
-        envelope = {"entity": body, "share_request": None} if self.version >= WRAPPED else body
-        return self.request("POST", path, envelope)
+    def settled_states(self, inputs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+        """As `states`, but a server that has just come up gets some time to start its inputs."""
+        until = time.monotonic() + STARTING
+        while True:
+            states = self.states()
+            on_the_way = [item for item in inputs if states.get(item["id"], {}).get("state") in UNDECIDED]
+            if not on_the_way or time.monotonic() >= until:
+                return states
+            time.sleep(POLL)
 
     def apply(self, step: Step, index_set: str, streams: dict[str, str]) -> None:
         """Do a step. A stream's identifier is put into `streams`; a dashboard takes those that it needs from there."""
@@ -208,7 +198,7 @@ class Graylog:
         body, wanted = content.stream_fields(step.option, index_set), content.stream_rule(step.option)
         rule = {**wanted, "description": ""}
         if step.found is None:
-            own = self.create("/streams", {**body, "rules": [rule]})["stream_id"]
+            own = self.request("POST", "/streams", envelope(self.version, {**body, "rules": [rule]}))["stream_id"]
         else:
             own = step.found["id"]
             self.request("PUT", f"/streams/{own}", body)
@@ -226,7 +216,7 @@ class Graylog:
         search, view = content.dashboard(step.option, streams)
         self.request("POST", "/views/search", search)
         if step.found is None:
-            self.create("/views", view)
+            self.request("POST", "/views", envelope(self.version, view))
         else:
             self.request("PUT", f"/views/{view['id']}", view)
 
@@ -257,12 +247,31 @@ class Graylog:
             self.request("DELETE", f"/system/indexer/indices/{name}")
 
 
-def patiently(action: Callable[[], None], until: float) -> None:
-    """Repeat `action` until it no longer raises Away, at most to the monotonic time `until`; then GridError."""
+def envelope(version: tuple[int, int], body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What creates an object that Graylog can share with users."""
+    return {"entity": body, "share_request": None} if version >= WRAPPED else body
+
+
+def is_graylog(about: Any) -> bool:
+    return isinstance(about, dict) and {"cluster_id", "version"} <= set(about)
+
+
+def release(version: str) -> tuple[int, int]:
+    """Major and minor of a version such as `3.3.11+9335407`; GridError if it is too old for this module."""
+    found = re.match(r"(\d+)\.(\d+)", version)
+    numbers = (int(found.group(1)), int(found.group(2))) if found else (0, 0)
+    if numbers < OLDEST:
+        raise GridError(f"Graylog {version} is older than 3.3, the first that this module can configure.")
+    return numbers
+
+
+def patiently(action: Callable[[], T], timeout: float) -> T:
+    """Return what `action` does once it no longer raises Away; GridError after `timeout` seconds."""
+    until = time.monotonic() + timeout
     while True:
         try:
             return action()
         except Away as error:
             if time.monotonic() >= until:
-                raise GridError(f"Waited long enough: {error}.") from None
+                raise GridError(f"Waited {timeout:g} s for Graylog: {error}.") from None
             time.sleep(POLL)

@@ -23,7 +23,6 @@ PENDING = "(to be created)"  # stands for the identifier of a stream until Grayl
 class Found:
     """What Graylog holds. Empty where there is no Graylog yet."""
 
-    version: tuple[int, int] = (0, 0)
     inputs: Sequence[Mapping[str, Any]] = ()
     states: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of inputs, by their identifiers
     streams: Sequence[Mapping[str, Any]] = ()
@@ -211,7 +210,7 @@ def title_of(tab: Mapping[str, Any]) -> str:
 
 
 def current_form(widget: Mapping[str, Any]) -> dict[str, Any]:
-    """A widget in the form that Graylog 3.3 gives back: since 5.1 a pivot has several fields."""
+    """A widget in the form that Graylog 3.3 gives back: in later versions a pivot may have several fields."""
     config = dict(widget["config"])
     for key in ("row_pivots", "column_pivots"):
         if key in config:

@@ -6,7 +6,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: graylog
 short_description: Have inputs, streams, dashboards and rotation in a Graylog
-version_added: 1.0.0
+version_added: 1.2.0
 description:
   - Waits until Graylog answers and has an index to write to, reads what it holds, and creates or puts right what
     differs; then waits until the inputs run.
@@ -267,7 +267,6 @@ dashboards:
 """
 
 import json
-import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -347,40 +346,35 @@ ARGUMENTS: dict[str, Any] = {
 def converge(options: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     content.check(options)
     graylog = Graylog(options["url"], options["user"], options["password"])
-    until = time.monotonic() + options["wait_timeout"]
     prefix = options["index_set"]["prefix"]
-
-    def ready() -> None:
-        graylog.identify()
-        graylog.writable(prefix)
-
     try:
-        if check_mode:
-            ready()
-        else:
-            patiently(ready, until)
+        index_sets = graylog.ready(prefix)
     except Away:
-        steps = [] if options["state"] == "purged" else planning.plan(options, planning.Found(), absent=True)
-        return result(options, graylog, steps)
+        if check_mode:
+            steps = [] if options["state"] == "purged" else planning.plan(options, planning.Found(), absent=True)
+            return result(options, graylog, steps)
+        index_sets = patiently(lambda: graylog.ready(prefix), options["wait_timeout"])
     if options["state"] == "purged":
-        return purge(options, graylog, check_mode)
+        return purge(options, graylog, index_sets, check_mode)
 
-    found = graylog.read(options)
+    found = graylog.read(options, index_sets)
     steps = planning.plan(options, found)
-    if steps and not check_mode:
-        ours = planning.match_streams(options["streams"], found.streams)
-        streams = {title: str(stream["id"]) for title, stream in ours.items()}
-        index_set = planning.find_index_set(prefix, found.index_sets)["id"]
-        for step in steps:
-            graylog.apply(step, index_set, streams)
-    if not check_mode:
-        patiently(lambda: graylog.settle(options["inputs"]), time.monotonic() + options["wait_timeout"])
+    if check_mode:
+        return result(options, graylog, steps)
+    ours = planning.match_streams(options["streams"], found.streams)
+    streams = {title: str(stream["id"]) for title, stream in ours.items()}
+    for step in steps:
+        graylog.apply(step, planning.find_index_set(prefix, index_sets)["id"], streams)
+    if steps:
+        patiently(lambda: graylog.settle(options["inputs"]), options["wait_timeout"])
     return result(options, graylog, steps)
 
 
-def purge(options: dict[str, Any], graylog: Graylog, check_mode: bool) -> dict[str, Any]:
+def purge(
+    options: dict[str, Any], graylog: Graylog, index_sets: list[dict[str, Any]], check_mode: bool
+) -> dict[str, Any]:
     prefix = options["index_set"]["prefix"]
-    index_set = planning.find_index_set(prefix, graylog.index_sets())
+    index_set = planning.find_index_set(prefix, index_sets)
     indices = graylog.stored(index_set["id"])
     messages = sum(indices.values())
     steps = []
