@@ -45,9 +45,9 @@ class Grid:
                 self.wait()
         self.wait()
 
-    def start_ttp(self) -> None:
+    def start_ttp(self, *flags: str) -> None:
         """Start the TTP, which the workers do without where a benchmark plays its part."""
-        self.processes["ttp"] = _start(self._root / "ttp", self.ttp, "ttp")
+        self.processes["ttp"] = _start(self._root / "ttp", self.ttp, "ttp", *flags)
 
     def wait(self) -> None:
         """Wait until all answer."""

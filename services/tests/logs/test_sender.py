@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,6 @@ from synergos.logs.sender import Sender
 
 TALKER = str(Path(__file__).with_name("talker.py"))
 RECEIVER = str(Path(__file__).with_name("receiver.py"))
-
-
-@pytest.fixture
-def server() -> Iterator[Receiver]:
-    receiver = Receiver()
-    yield receiver
-    receiver.reading.set()
 
 
 class Talk:
@@ -151,7 +143,7 @@ def test_a_server_killed_in_a_burst_has_all_lines_when_it_is_back(tmp_path: Path
 def test_what_must_be_dropped_is_counted_and_told(server: Receiver, capsys: pytest.CaptureFixture[str]) -> None:
     talk = Talk(server.port, lines=100)
     talk.say(1)
-    out = []
+    out: list[dict[str, Any]] = []
 
     def said(event: str) -> list[dict[str, Any]]:
         out.extend(json.loads(line) for line in capsys.readouterr().out.splitlines())
@@ -190,6 +182,7 @@ def test_the_end_of_a_process_does_not_wait_long_for_a_server(server: Receiver) 
     assert left and left[0]["lines"] >= 1000
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_a_forked_child_has_a_connection_and_ids_of_its_own(server: Receiver) -> None:
     server.start()
     talk = Talk(server.port)

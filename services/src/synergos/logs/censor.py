@@ -1,4 +1,4 @@
-"""Masks values by their keys, at any depth.
+"""Brings values into a form that can be written, and masks some by their keys, at any depth.
 
 With `--censored`: what looks like a path among the settings of 2021, which are SRC_DIR, IN_DIR, OUT_DIR, DATA_DIR,
 MODEL_DIR, CUSTOM_DIR, TEST_DIR, DB_PATH, CACHE_TEMPLATE, PREDICT_TEMPLATE and DB_TEMPLATE, and every key that ends like
@@ -7,10 +7,12 @@ one of them. Always: what looks like a secret. Nothing logs one; this is for the
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
 MASK = "*CENSORED*"
+_DEEPEST = 8
 _PATH = re.compile(r"(^|_)(cache|database|db|dir|file|folder|outputs?|path|root|src|template)s?$", re.IGNORECASE)
 _SECRET = re.compile(r"(^|_)(authorization|cookie|credential|passwd|password|secret|token)s?$", re.IGNORECASE)
 # The place in the source.
@@ -36,18 +38,25 @@ class _Keys(dict[str, bool]):
 _secrets, _secrets_and_paths = _Keys(_SECRET), _Keys(_SECRET, _PATH)
 
 
-def mask(line: dict[str, Any], censored: bool) -> dict[str, Any]:
-    """Return `line` with what is to be masked masked."""
+def clean(line: dict[str, Any], censored: bool) -> dict[str, Any]:
+    """Return a copy of `line` that JSON can take, in which what is to be masked is masked."""
     hidden = _secrets_and_paths if censored else _secrets
-    masked: dict[str, Any] = _mask(line, hidden)
+    cleaned: dict[str, Any] = _clean(line, hidden, _DEEPEST)
     if censored and line["event"] in _REQUESTS and "path" in line:
-        masked["path"] = line["path"]
-    return masked
+        cleaned["path"] = line["path"]
+    return cleaned
 
 
-def _mask(value: Any, hidden: _Keys) -> Any:
+def _clean(value: Any, hidden: _Keys, depth: int) -> Any:
+    if isinstance(value, str | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if not isinstance(value, dict | list | tuple):
+        return value
+    if not depth:
+        return "…"
     if isinstance(value, dict):
-        return {key: MASK if hidden[str(key)] else _mask(item, hidden) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_mask(item, hidden) for item in value]
-    return value
+        names = ((str(key), item) for key, item in value.items())
+        return {name: MASK if hidden[name] else _clean(item, hidden, depth - 1) for name, item in names}
+    return [_clean(item, hidden, depth - 1) for item in value]

@@ -7,7 +7,6 @@ type changes (numbers that are none are left out), a term over 32 KiB, a message
 from __future__ import annotations
 
 import json
-import math
 import socket
 from collections.abc import Mapping
 from typing import Any
@@ -31,7 +30,8 @@ def encode(line: Mapping[str, Any], seconds: float) -> bytes:
     """Return a line as one message with its delimiter, the null byte.
 
     Args:
-        line: `logger`, `event` and `level`, with further fields; `exception` becomes the full message.
+        line: `logger`, `event` and `level`, with further fields, all of them clean (see `synergos.logs.censor`);
+            `exception` becomes the full message.
         seconds: time since the epoch.
     """
     message = _message(line, seconds, _TEXT, _FULL)
@@ -88,11 +88,9 @@ def _plain(value: Any, text: int) -> str | int | float | None:
         return "true" if value else "false"
     if isinstance(value, int):
         return value if -_LARGEST_NUMBER <= value < _LARGEST_NUMBER else None
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None:
-        return None
-    if isinstance(value, dict | list | tuple):
+    if value is None or isinstance(value, float):
+        return value
+    if isinstance(value, dict | list):
         return shorten(_dump(value), text)
     return shorten(str(value), text)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import math
 import os
 import sys
 import threading
@@ -22,12 +21,12 @@ import structlog
 from structlog.typing import EventDict, WrappedLogger
 
 from synergos.logs import context, gelf
-from synergos.logs.censor import mask
+from synergos.logs.censor import clean
 from synergos.logs.sender import Sender
 
 _PREFIXES = {"ttp": "TTP_", "worker": "WKR_", "director": "DIR_"}
 _LEVELS = {"warn": "warning", "exception": "error", "fatal": "critical", "notset": "info"}
-_dump = json.JSONEncoder(ensure_ascii=False, default=str).encode
+_dump = json.JSONEncoder(default=str).encode
 
 
 class Lines:
@@ -111,16 +110,10 @@ class Lines:
         failure = line.pop("exc_info", None)
         if failure:
             line["exception"] = _traceback(failure)
-        return mask(line, self._censored), seconds
+        return clean(line, self._censored), seconds
 
     def _print(self, line: dict[str, Any]) -> None:
-        try:
-            text = _dump(line)
-        except (TypeError, ValueError):
-            text = _dump(_readable(line))
-        if "NaN" in text or "Infinity" in text:
-            text = _dump(_finite(line))
-        sys.stdout.write(f"{text}\n")
+        sys.stdout.write(f"{_dump(line)}\n")
         sys.stdout.flush()
 
     def _place(self, frame: FrameType) -> dict[str, Any]:
@@ -175,18 +168,3 @@ def _traceback(failure: Any) -> str:
     elif not isinstance(failure, tuple):
         failure = sys.exc_info()
     return "".join(traceback.format_exception(*failure)).rstrip()
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
-
-
-def _readable(value: Any) -> Any:
-    """Return what JSON can take of a value whose keys are no texts, or that contains itself."""
-    return {str(key): item if isinstance(item, str | int | float | None) else repr(item) for key, item in value.items()}
