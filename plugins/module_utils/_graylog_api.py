@@ -249,7 +249,7 @@ class Graylog:
 
 def envelope(version: tuple[int, int], body: Mapping[str, Any]) -> Mapping[str, Any]:
     """What creates an object that Graylog can share with users."""
-    return {"entity": body, "share_request": None} if version >= WRAPPED else body
+    return {"entity": body, "share_request": {"selected_grantee_capabilities": {}}} if version >= WRAPPED else body
 
 
 def is_graylog(about: Any) -> bool:

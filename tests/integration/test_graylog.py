@@ -142,6 +142,8 @@ def stack() -> Iterator[Stack]:
     pool = docker.types.IPAMConfig(pool_configs=[docker.types.IPAMPool(SUBNET)])
     network = engine.networks.create(NAME, ipam=pool, labels=LABELS)
     containers: list[Container] = []
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]  # one that stays the same when the container is restarted
 
     def start(component: str, **more: Any) -> Container:
         address = docker.types.EndpointConfig(engine.api._version, ipv4_address=HOSTS[component], aliases=[component])
@@ -166,7 +168,7 @@ def stack() -> Iterator[Stack]:
         server = start(
             "logger",
             entrypoint=["bash", "-c", setup],
-            ports={"9000/tcp": ("127.0.0.1", None)},
+            ports={"9000/tcp": ("127.0.0.1", port)},
             environment={
                 "CONFIGURATION": CONFIGURATION,
                 "GRAYLOG_MONGODB_URI": "mongodb://mongo/graylog",
@@ -174,9 +176,7 @@ def stack() -> Iterator[Stack]:
                 "GRAYLOG_SERVER_JAVA_OPTS": "-Xms384m -Xmx384m",
             },
         )
-        server.reload()
-        (published,) = server.ports["9000/tcp"]
-        yield Stack(server, f"http://127.0.0.1:{published['HostPort']}")
+        yield Stack(server, f"http://127.0.0.1:{port}")
     finally:
         for container in containers:
             container.remove(force=True, v=True)

@@ -1,4 +1,4 @@
-"""The plan of the module `graylog`, against what a Graylog 3.3 that was as the role wants it answered (graylog.json)."""
+"""The plan of the module `graylog`, against what a Graylog 3.3 as the role wants it answered once (graylog.json)."""
 
 from __future__ import annotations
 
@@ -207,7 +207,10 @@ def test_the_forms_of_later_versions_are_understood() -> None:
 
 def test_since_graylog_7_what_is_created_comes_in_an_envelope() -> None:
     assert api.envelope((6, 3), {"title": "a"}) == {"title": "a"}
-    assert api.envelope((7, 0), {"title": "a"}) == {"entity": {"title": "a"}, "share_request": None}
+    assert api.envelope((7, 0), {"title": "a"}) == {
+        "entity": {"title": "a"},
+        "share_request": {"selected_grantee_capabilities": {}},
+    }
 
 
 def test_versions() -> None:
