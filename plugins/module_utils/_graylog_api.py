@@ -8,13 +8,19 @@ import http.client
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Callable, TypeVar
 from urllib.parse import urlsplit
 
 from ansible_collections.synergos.grid.plugins.module_utils import _graylog_content as content
 from ansible_collections.synergos.grid.plugins.module_utils._errors import GridError
-from ansible_collections.synergos.grid.plugins.module_utils._graylog_plan import RUNNING, Found, Step, find_index_set
+from ansible_collections.synergos.grid.plugins.module_utils._graylog_plan import (
+    RUNNING,
+    Found,
+    Step,
+    find_index_set,
+    match_inputs,
+)
 
 OLDEST = (3, 3)
 WRAPPED = (7, 0)  # since then, what is created comes in an envelope that also says with whom to share it
@@ -22,7 +28,8 @@ HEADERS = {"Accept": "application/json", "Content-Type": "application/json", "X-
 POLL = 0.5  # s
 REPLY = 30  # s
 STARTING = 10  # s
-UNDECIDED = (None, "CREATED", "INITIALIZED", "STARTING")  # states of an input; None if it is not listed
+FAILED = ("FAILED", "FAILING", "INVALID_CONFIGURATION")
+DECIDED = (RUNNING, *FAILED, "SETUP")  # states of an input that do not change by themselves
 # What Graylog takes of an index set when it is changed.
 INDEX_SET = (
     "id",
@@ -134,7 +141,7 @@ class Graylog:
         inputs = self.request("GET", "/system/inputs")["inputs"]
         return Found(
             inputs=inputs,
-            states=self.settled_states(inputs),
+            states=self.settled_states(match_inputs(options["inputs"], inputs).values()),
             streams=self.request("GET", "/streams")["streams"],
             index_sets=index_sets,
             views=views,
@@ -150,16 +157,19 @@ class Graylog:
             raise
 
     def states(self) -> dict[str, dict[str, Any]]:
-        """State of each input that this server has started, by the input's identifier."""
-        return {state["id"]: state for state in self.request("GET", "/system/inputstates")["states"]}
+        """State of each input that this server has started, by the input's identifier.
 
-    def settled_states(self, inputs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+        For a moment after a change Graylog lists an input twice, as it was and as it is.
+        """
+        listed = self.request("GET", "/system/inputstates")["states"]
+        return {state["id"]: state for state in sorted(listed, key=lambda state: str(state["started_at"]))}
+
+    def settled_states(self, inputs: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         """As `states`, but a server that has just come up gets some time to start its inputs."""
         until = time.monotonic() + STARTING
         while True:
             states = self.states()
-            on_the_way = [item for item in inputs if states.get(item["id"], {}).get("state") in UNDECIDED]
-            if not on_the_way or time.monotonic() >= until:
+            if all(states.get(item["id"], {}).get("state") in DECIDED for item in inputs) or time.monotonic() >= until:
                 return states
             time.sleep(POLL)
 
@@ -226,7 +236,7 @@ class Graylog:
         states = self.states()
         for option in options:
             state = states.get(ids[option["title"]], {})
-            if state.get("state") in ("FAILED", "FAILING"):
+            if state.get("state") in FAILED:
                 said = state.get("detailed_message") or "no reason given"
                 raise GridError(
                     f"Graylog cannot open the input {option['title']!r} at port {option['port']}: {said} "

@@ -85,17 +85,22 @@ def plan_index_set(option: Mapping[str, Any], current: Mapping[str, Any]) -> lis
     return [Step("index_set", option["prefix"], "update", differences, option, current)] if differences else []
 
 
-def plan_inputs(options: Sequence[Mapping[str, Any]], found: Found) -> list[Step]:
-    gelf = [candidate for candidate in found.inputs if candidate["type"] == content.GELF_TCP]
-    ours = match(
+def match_inputs(
+    options: Sequence[Mapping[str, Any]], inputs: Sequence[Mapping[str, Any]]
+) -> dict[str, Mapping[str, Any]]:
+    return match(
         options,
-        gelf,
+        [item for item in inputs if item["type"] == content.GELF_TCP],
         (
             lambda option, item: item["title"] == option["title"] and item["attributes"]["port"] == option["port"],
             lambda option, item: item["title"] == option["title"],
             lambda option, item: item["attributes"]["port"] == option["port"],
         ),
     )
+
+
+def plan_inputs(options: Sequence[Mapping[str, Any]], found: Found) -> list[Step]:
+    ours = match_inputs(options, found.inputs)
     steps = []
     known = {item["id"] for item in ours.values()}
     for option in options:
