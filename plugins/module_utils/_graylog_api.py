@@ -123,7 +123,7 @@ class Graylog:
             raise Away(f"Graylog is {about['lifecycle']}")
         sets = list(self.request("GET", "/system/indices/index_sets")["index_sets"])
         if not sets:
-            raise Away("Graylog has no index set yet")
+            raise Away(f"Graylog has no index set yet, or shows {self.user} none")
         own = find_index_set(prefix, sets)
         if not self.request("GET", f"/system/deflector/{own['id']}")["is_up"]:
             raise Away("Graylog has no index to write to yet; is its Elasticsearch or OpenSearch up?")

@@ -62,7 +62,7 @@ def test_nothing_is_to_be_done_where_all_is_right() -> None:
 
 
 def test_everything_is_created_where_there_is_no_graylog() -> None:
-    steps = planning.plan(options(), planning.Found(), absent=True)
+    steps = planning.plan(options(), planning.Found(), nowhere=True)
     assert [step.kind for step in steps] == ["index_set"] + ["input"] * 4 + ["stream"] * 4 + ["dashboard"]
 
 
