@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import logging
 import math
 import tempfile
 import time
@@ -230,13 +229,11 @@ def lacking(participants: int, running: int, size: str) -> str:
     return f"needs about {needed / GIB:.1f} GiB, {left / GIB:.1f} GiB are free" if needed > left else ""
 
 
-def act_as_ttp() -> None:
+def act_as_ttp(*flags: str) -> None:
     """Take as many cores as a TTP or a worker takes, and log what a TTP logs, but not into the tables."""
-    options = cli.parse(cli.parser("ttp"), [])
+    options = cli.parse(cli.parser("ttp"), flags)
     torch.set_num_threads(options.cpus)
-    logs.configure(options, "ttp")
-    for handler in logging.getLogger().handlers:
-        handler.setStream(io.StringIO())
+    logs.configure(options, "ttp", io.StringIO())
 
 
 def main() -> None:
