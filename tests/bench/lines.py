@@ -29,11 +29,11 @@ WAYS = ["standard output", "server there", "server away", "server stuck"]
 
 def lines(count: int, flags: list[str]) -> None:
     """Log as often; print the median and the 99th percentile of the microseconds that a call took."""
-    logs.configure(cli.parse(cli.parser("worker"), flags), "worker", Path(os.devnull).open("w"))
-    log, taken = logs.get_logger("bench"), []
-    with logs.bound(
-        trace_id="0af7651916cd43dd8448eb211c80319c", collab_id="c", project_id="p", expt_id="e", run_id="r"
-    ):
+    ids = {"trace_id": "0af7651916cd43dd8448eb211c80319c", "collab_id": "c", "project_id": "p", "run_id": "r"}
+    taken = []
+    with Path(os.devnull).open("w") as nowhere, logs.bound(**ids):
+        logs.configure(cli.parse(cli.parser("worker"), flags), "worker", nowhere)
+        log = logs.get_logger("bench")
         for number in range(count):
             begin = time.perf_counter()
             log.info("round", round=number, seconds=0.004, train_loss=0.25, code=200)

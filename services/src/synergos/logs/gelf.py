@@ -17,10 +17,9 @@ _TEXT, _FULL, _FIELDS = 8_000, 100_000, 64
 # A message that is larger is cut down to fields of `_SHORT` characters.
 _LARGE, _SHORT = 512 * 1024, 500
 _LARGEST_NUMBER = 2**63
+# What GELF forbids as an additional field, and what Graylog makes of the fields that every message has.
 _RESERVED = frozenset(
-    {"id", "ttl", "source", "all", "index", "type", "score"}
-    | {"version", "host", "short_message", "full_message", "message", "timestamp", "level", "facility", "line", "file"}
-    | {"streams"}
+    ("id", "version", "host", "source", "short_message", "message", "full_message", "timestamp", "level", "streams")
 )
 _HOST = socket.gethostname()
 _dump = json.JSONEncoder(ensure_ascii=False, default=str, separators=(",", ":")).encode
