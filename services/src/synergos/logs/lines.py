@@ -26,6 +26,7 @@ from synergos.logs.sender import Sender
 
 _PREFIXES = {"ttp": "TTP_", "worker": "WKR_", "director": "DIR_"}
 _LEVELS = {"warn": "warning", "exception": "error", "fatal": "critical", "notset": "info"}
+_SENDER = {"ID_path": "synergos/logs/sender.py", "ID_class": "Sender"}
 _dump = json.JSONEncoder(default=str).encode
 
 
@@ -89,7 +90,7 @@ class Lines:
     def say(self, event: str, level: str, **fields: object) -> bytes:
         """Print a line about the logging itself and return it for the log server. See `synergos.logs.sender.Say`."""
         with self._lock:
-            line, seconds = self._line(level, {"event": event, **fields}, {"ID_class": "Sender"}, self.logger)
+            line, seconds = self._line(level, {"event": event, **fields}, _SENDER, self.logger)
             self._print(line)
             return gelf.encode(line, seconds)
 
