@@ -452,8 +452,8 @@ def send(prefix: str, text: str, port: int) -> None:
 
 
 def is_figure(series: str, value: float | None) -> bool:
-    """Whether there is something behind a value: a sum of nothing is 0, a deviation of one message is, too."""
-    return value is not None and (value > 0 or series.startswith("stddev"))
+    """Whether there is something behind a value: of a field that no message has, the sum is 0 and all else null."""
+    return value is not None and (value > 0 or not series.startswith("sum"))
 
 
 def empty_widgets(stack: Stack) -> list[str]:
