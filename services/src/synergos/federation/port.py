@@ -46,16 +46,22 @@ class _Desk:
         self._lock = threading.Lock()
         self._last: tuple[tuple[str, int], bytes] | None = None
         self._app: ClientApp | None = None
+        # The last header that came in full: to a message that tells the difference, the reply does, too.
+        self._header = b""
 
-    def answer(self, kind: str, number: int, node: int, body: bytes) -> bytes:
+    def answer(self, kind: str, number: int, node: int, body: bytearray) -> bytes:
         with self._lock:
             if self._last is None or self._last[0] != (kind, number):
                 # The earlier reply is let go before the next is made: with large models only one fits.
                 self._last = None
-                self._last = (kind, number), self._work(kind, node, codec.decode(body))
+                self._last = (kind, number), self._work(kind, node, body)
             return self._last[1]
 
-    def _work(self, kind: str, node: int, content: RecordDict) -> bytes:
+    def _work(self, kind: str, node: int, body: bytearray) -> bytes:
+        content = codec.decode(body, self._header)
+        header = codec.header_of(body)
+        if header is not None:
+            self._header = header
         if not self._is_open():
             raise NotFound("The session was closed.")
         if self._app is None:
@@ -64,7 +70,7 @@ class _Desk:
             self._app = client_app(self._session, self._is_open)
         message = Message(content, dst_node_id=node, message_type=kind)
         context = Context(run_id=1, node_id=node, node_config={}, state=RecordDict(), run_config={})
-        return codec.encode(self._app(message, context).content)
+        return codec.encode(self._app(message, context).content, self._header if header is None else b"")
 
     def _is_open(self) -> bool:
         try:
@@ -78,7 +84,8 @@ def create_app(sessions: Sessions) -> Starlette:
 
     `POST /v1/messages/<train|evaluate|query>/<round>/<node>` takes a message of `synergos.federation.codec`, with
     `Authorization: Bearer <token of the session>`, and answers with a message. Errors are JSON {message}: 400
-    unreadable, 401 unknown token, 404 session closed meanwhile, 413 too large, 417 cannot be trained, 500 a defect.
+    unreadable, 401 unknown token, 404 session closed meanwhile, 413 too large, 417 cannot be trained, 428 refers to a
+    header that is not known here, 500 a defect.
     """
     identity.adopt()
     log = get_logger("port")
@@ -107,7 +114,7 @@ def create_app(sessions: Sessions) -> Starlette:
         except Exception:
             log.exception("message failed", session="/".join(session.key))
             return JSONResponse({"message": "The worker failed; its log tells why."}, status_code=500)
-        return Response(reply, media_type=codec.MEDIA_TYPE)
+        return Response(reply)
 
     return Starlette(
         routes=[
@@ -134,12 +141,10 @@ def _authorise(request: Request, sessions: Sessions) -> Session:
     return found
 
 
-async def _body(request: Request) -> bytes:
-    parts: list[bytes] = []
-    size = 0
+async def _body(request: Request) -> bytearray:
+    body = bytearray()
     async for part in request.stream():
-        size += len(part)
-        if size > codec.MAX_MESSAGE:
+        if len(body) + len(part) > codec.MAX_MESSAGE:
             raise TooLarge(f"A message has at most {codec.MAX_MESSAGE} bytes.")
-        parts.append(part)
-    return b"".join(parts)
+        body += part
+    return body

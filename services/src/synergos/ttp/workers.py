@@ -107,7 +107,7 @@ class WorkerClient:
 
     def _send(self, method: str, path: str, body: dict[str, Any]) -> Answer:
         headers = {"Content-Type": "application/json"}
-        return self._line.ask(method, path, json.dumps(body).encode(), headers, self._timeout)
+        return self._line.ask(method, path, [json.dumps(body).encode()], headers, self._timeout)
 
     def _data(self, answer: Answer) -> Any:
         try:
