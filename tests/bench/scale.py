@@ -19,7 +19,6 @@ from typing import Any
 from unittest import mock
 
 import data
-import httpx
 import loopback
 import numpy as np
 import torch
@@ -27,6 +26,7 @@ from measure import GIB, MIB, Mark, Turn, available, median, memory, table
 from peer import Peers
 from plain import LR, Plain, Rows, Weights, mean
 from synergos import cli, logs
+from synergos.federation.line import Answer, Line
 from synergos.jobs import AlignJob, Node, Party, Tags, TrainJob
 from synergos.ttp.engine import GridEngine
 
@@ -113,15 +113,15 @@ class Bench:
     def lengths(self) -> tuple[int, int]:
         """Return the bytes of the body of a message and of its reply."""
         seen = [(0, 0)]
-        handle = httpx.HTTPTransport.handle_request
+        ask = Line.ask
 
-        def look(transport: httpx.HTTPTransport, request: httpx.Request) -> httpx.Response:
-            response = handle(transport, request)
-            if "/messages/train/" in request.url.path:
-                seen.append((len(request.content), int(response.headers["content-length"])))
-            return response
+        def look(line: Line, method: str, path: str, content: Any, *args: Any) -> Answer:
+            answer = ask(line, method, path, content, *args)
+            if "/messages/train/" in path:
+                seen.append((sum(map(len, content)), len(answer.body)))
+            return answer
 
-        with mock.patch.object(httpx.HTTPTransport, "handle_request", look):
+        with mock.patch.object(Line, "ask", look):
             self.train()
         return seen[-1]
 
