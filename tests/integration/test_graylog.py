@@ -486,14 +486,23 @@ def test_every_widget_shows_what_arrives(stack: Stack) -> None:
     assert left == []
 
 
+def send_and_wait(stack: Stack, text: str) -> int:
+    """Send a message and return how many are stored, once it is."""
+    before = stored(stack)
+    send("WKR_", text, PREFIXES["WKR_"])
+    until = time.monotonic() + 60
+    while (now := stored(stack)) == before and time.monotonic() < until:
+        time.sleep(1)
+    return now
+
+
 def stored(stack: Stack) -> int:
     overview = stack.api("GET", f"/system/indexer/overview/{stack.index_set()['id']}")
     return sum((index["size"] or {})["events"] for index in overview["indices"].values())
 
 
 def test_purging_deletes_messages_and_nothing_else(stack: Stack) -> None:
-    time.sleep(2)
-    before = stored(stack)
+    before = send_and_wait(stack, "before the purge")
     assert before > 0
     planned = stack(check=True, state="purged")
     assert names(planned) == [("messages", "graylog", "delete")] and stored(stack) == before
@@ -501,11 +510,7 @@ def test_purging_deletes_messages_and_nothing_else(stack: Stack) -> None:
     assert stored(stack) == 0
     assert not stack(state="purged")["changed"]
     assert not stack()["changed"]
-    send("WKR_", "after the purge", PREFIXES["WKR_"])
-    until = time.monotonic() + 60
-    while stored(stack) == 0 and time.monotonic() < until:
-        time.sleep(1)
-    assert stored(stack) == 1
+    assert send_and_wait(stack, "after the purge") == 1
 
 
 def test_right_after_a_restart_nothing_has_changed(stack: Stack) -> None:
