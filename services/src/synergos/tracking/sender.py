@@ -140,10 +140,10 @@ class Sender:
     def _experiment(self, name: str) -> str:
         found = self._client.get_experiment_by_name(name)
         if found is None:
-            return self._client.create_experiment(name)
+            return str(self._client.create_experiment(name))
         if found.lifecycle_stage == "deleted":
             self._client.restore_experiment(found.experiment_id)
-        return found.experiment_id
+        return str(found.experiment_id)
 
     def _start(self, track: Track, body: Body) -> None:
         from mlflow.entities import Param

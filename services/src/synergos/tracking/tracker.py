@@ -16,6 +16,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -205,10 +206,9 @@ class Tracker:
     def _start(self, job: TrainJob, track: Track) -> Body:
         from synergos.federation.parameters import Parameters
 
-        try:
-            parameters = Parameters.read(job.parameters).model_dump(exclude_none=True)
-        except Invalid:  # which the engine will say
-            parameters = job.parameters
+        parameters = {name: value for name, value in job.parameters.items() if value is not None}
+        with suppress(Invalid):  # which the engine will say
+            parameters = {**Parameters.read(job.parameters).model_dump(exclude_none=True), **parameters}
         trace_id = current().get("trace_id")
         return {
             "experiment": f"{job.collab_id}_>_{job.project_id}_>_{job.expt_id}",
