@@ -6,6 +6,7 @@ file replaces itself. So an entry may be sent, and the process be killed before 
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import warnings
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 # MLflow's client takes two seconds and 70 MB to load: only the sending thread does so, and only if there is need.
 TRACK = "synergos.track"
 MODEL = "model"
+_KIND = "custom_model_development"
 _ENTRIES = 200
 # What MLflow takes at once.
 _POINTS = 1000
@@ -134,13 +136,15 @@ class Sender:
             from mlflow import MlflowClient
 
             warnings.filterwarnings("ignore", ".*input example was not provided")
+            logging.getLogger("mlflow").setLevel(logging.ERROR)
             self._loaded = MlflowClient(self._uri)
         return self._loaded
 
     def _experiment(self, name: str) -> str:
         found = self._client.get_experiment_by_name(name)
         if found is None:
-            return str(self._client.create_experiment(name))
+            # MLflow's page then shows curves first, not conversations.
+            return str(self._client.create_experiment(name, tags={"mlflow.experimentKind": _KIND}))
         if found.lifecycle_stage == "deleted":
             self._client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
