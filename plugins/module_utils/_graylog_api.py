@@ -232,10 +232,10 @@ class Graylog:
 
     def settle(self, options: Sequence[Mapping[str, Any]]) -> None:
         """Raise Away unless all these inputs are running, GridError if one has failed."""
-        ids = {item["title"]: item["id"] for item in self.request("GET", "/system/inputs")["inputs"]}
+        ours = match_inputs(options, self.request("GET", "/system/inputs")["inputs"])
         states = self.states()
         for option in options:
-            state = states.get(ids[option["title"]], {})
+            state = states.get(ours[option["title"]]["id"], {})
             if state.get("state") in FAILED:
                 said = state.get("detailed_message") or "no reason given"
                 raise GridError(

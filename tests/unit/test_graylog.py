@@ -262,7 +262,7 @@ def test_the_dashboard_is_that_of_the_original_without_its_typo() -> None:
     assert series == {
         "count()",
         "avg(cpu_percent)",
-        *(f"sum(memory_{name})" for name in ("total", "used", "available", "free")),
+        *(f"avg(memory_{name})" for name in ("total", "used", "available", "free")),
         *(f"max(disk_{name}_counter)" for name in ("read", "write")),
         *(f"stddev(disk_{name}_bytes)" for name in ("read", "write")),
         *(f"max(net_packets_{name})" for name in ("recv", "sent")),

@@ -30,6 +30,7 @@ from synergos.orchestrator.assemble import Combination
 from synergos.orchestrator.database import Body, Database, Records, StorageFailure
 from synergos.orchestrator.kinds import COLLABORATION, EXPERIMENT, PARTICIPANT, PROJECT, REGISTRATION, RUN, Key
 from synergos.orchestrator.ledger import KEPT_ROUNDS, Job, Ledger, Process, now
+from synergos.tracking.tracker import Status, Tracker
 
 INTERNAL_ERROR = "Internal error, see the TTP's log."
 # A job that brings the process down must not do so at every start.
@@ -75,12 +76,21 @@ class Task:
         future: what the job returns or raises.
         ended: set when everything about its end is stored.
         cancelled: why it is to end early.
+        tracker: is told of trainings, if anything is.
     """
 
-    def __init__(self, job: Job, database: Database, engine: Engine, rounds: Iterable[Body] = ()) -> None:
+    def __init__(
+        self,
+        job: Job,
+        database: Database,
+        engine: Engine,
+        rounds: Iterable[Body] = (),
+        tracker: Tracker | None = None,
+    ) -> None:
         self.job = job
         self.database = database
         self.engine = engine
+        self.tracker = tracker
         self.future: Future[list[Body]] = Future()
         self.ended = threading.Event()
         self.cancelled: str | None = None
@@ -142,6 +152,8 @@ class Task:
     def finishing(self) -> Iterator[Records]:
         """Open the transaction that stores the results of the combination under way and notes it as finished."""
         self.flush()
+        if self.tracker is not None:
+            self.tracker.flush()
         finished = [*self.job.finished, *([self.job.current] if self.job.current else [])]
         with self.writing() as records:
             yield records
@@ -181,6 +193,7 @@ class JobQueue:
     Args:
         lock: file that is locked while a job runs.
         processes: what does each kind of job; returns what the request is answered with.
+        tracker: is told of trainings.
     """
 
     def __init__(
@@ -189,8 +202,10 @@ class JobQueue:
         engine: Engine,
         lock: Path,
         processes: Mapping[Process, Callable[[Task], list[Body]]],
+        tracker: Tracker | None = None,
     ) -> None:
         self._database = database
+        self._tracker = tracker
         self._engine = engine
         self._lock_file = lock
         self._processes = processes
@@ -211,7 +226,7 @@ class JobQueue:
         for job, rounds in found:
             self._log.info("job taken up again", **facts(job), code=202, attempts=job.attempts)
             job = replace(job, state="queued", trace_id=job.trace_id or trace.new())
-            self._queue(Task(job, self._database, self._engine, rounds))
+            self._queue(Task(job, self._database, self._engine, rounds, self._tracker))
         threading.Thread(target=self._work, daemon=True, name="jobs").start()
 
     def stop(self) -> None:
@@ -249,7 +264,7 @@ class JobQueue:
                     if given.keys() >= set(kind.key):
                         records.get(kind, given)
                 job = Ledger(records).add(process, given, order, trace_id())
-            task = Task(job, self._database, self._engine)
+            task = Task(job, self._database, self._engine, tracker=self._tracker)
             self._queue(task)
             place = self._places()[job.job_id]
         self._log.info("job queued", **facts(job), code=202, place=place)
@@ -425,6 +440,9 @@ class JobQueue:
             ledger = Ledger(records)
             for ended in (*late, job):
                 ledger.save(ended)
+                if self._tracker is not None and ended.state in ("failed", "cancelled"):
+                    status: Status = "FAILED" if ended.state == "failed" else "KILLED"
+                    self._tracker.ended(ended.job_id, status, ended.reason or "", records)
             ledger.forget_old()
         with self._changed:
             for ended in late:

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from synergos.errors import Forbidden, NotFound
-from synergos.jobs import AlignJob, TrainJob
+from synergos.jobs import AlignJob, RoundProgress, TrainJob, Watch
 from synergos.orchestrator import assemble, schemas
 from synergos.orchestrator.database import Body, Database
 from synergos.orchestrator.kinds import ALIGNMENT, EXPERIMENT, MODEL, PROJECT
@@ -110,9 +110,20 @@ def train(task: Task) -> list[Body]:
     data: list[Body] = []
     for combination in task.each(combinations):
         job = TrainJob(**vars(combination), action=action, parties=parties, auto_align=order.auto_align)
-        result = task.engine.train(job, task.watch)
+        training = task.tracker.begin(job, task.job.job_id) if task.tracker else None
+        result = task.engine.train(job, _both(task.watch, training.watch) if training else task.watch)
         if order.auto_align:
             result.paths["global"]["basis"] = assemble.basis(combination, parties)
         with task.finishing() as records:
             data += show(records, [records.put(MODEL, combination.key, result.paths)])
+            if task.tracker and training:
+                task.tracker.trained(training, result, job, records)
     return data
+
+
+def _both(first: Watch, second: Watch) -> Watch:
+    def watch(progress: RoundProgress) -> None:
+        first(progress)
+        second(progress)
+
+    return watch

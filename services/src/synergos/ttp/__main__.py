@@ -19,6 +19,8 @@ from synergos.orchestrator.ledger import Ledger
 from synergos.orchestrator.queue import exclusive
 from synergos.rest import create_api
 from synergos.server import serve
+from synergos.tracking import tracker
+from synergos.tracking.outbox import Outbox
 from synergos.ttp.engine import GridEngine
 
 REST_PORT = 5000
@@ -41,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         cli.limit_hardware(options)
         logs.configure(options, "ttp")
         engine = GridEngine(outputs)
-        app = create_app(engine, url, lock)
+        app = create_app(engine, url, lock, os.environ.get("MLFLOW_TRACKING_URI", ""), tracker.settings())
     except (SynergosError, OSError) as error:
         sys.exit(f"synergos-ttp: {error}")
     serve(
@@ -65,6 +67,8 @@ def reset(database: Database, outputs: Path, lock: Path, dry_run: bool) -> None:
                 _print_count(count, kind.name)
         if count := Ledger(records).count():
             _print_count(count, "Job")
+        if count := Outbox(records).count():
+            print(f"{count} entr{'ies' if count > 1 else 'y'} that MLflow does not have yet")
         trees = sorted(outputs.iterdir())
         for tree in trees:
             print(tree)
@@ -73,6 +77,7 @@ def reset(database: Database, outputs: Path, lock: Path, dry_run: bool) -> None:
         for kind in KINDS:
             records.clear(kind)
         Ledger(records).clear()
+        Outbox(records).clear()
         for tree in trees:
             if tree.is_dir() and not tree.is_symlink():
                 shutil.rmtree(tree)
