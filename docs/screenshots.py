@@ -123,7 +123,7 @@ def shoot(logs: str, experiment: str) -> None:
         password.send_keys(PASSWORD.read_text().strip(), Keys.ENTER)
         wait(lambda: not find("input[type=password]"), "the page behind the login")
         # The links search a whole day, in which a run is a thin line.
-        browser.get(re.sub("relative=[0-9]+", "relative=900", logs))
+        browser.get(re.sub("relative=[0-9]+", "relative=3600", logs))
         wait(lambda: count("table tbody") > 5, "lines")
         save("graylog-search")
         browser.get(f"{home}/dashboards")
@@ -140,7 +140,8 @@ def shoot(logs: str, experiment: str) -> None:
         click("Close")
         (search,) = find("input[placeholder*='metric']")
         search.send_keys("loss")
-        wait(lambda: count(".js-plotly-plot") == 4, "the curves of the losses alone")
+        wait(lambda: count(".js-plotly-plot") == 4, "the charts of the losses alone")
+        wait(lambda: len(browser.find_elements(By.CSS_SELECTOR, ".scatterlayer .trace")) == 4, "their curves")
         save("mlflow-run")
     finally:
         browser.quit()

@@ -60,7 +60,7 @@ def serve(root: Path) -> None:
     options = ["--bind", f"0.0.0.0:{PORT}", "--workers", "1", "--threads", "8", "--keep-alive", "30", "--timeout", "0"]
     options += [
         "--graceful-timeout",
-        "5",
+        "2",
         "--worker-tmp-dir",
         "/dev/shm",
         "--no-control-socket",

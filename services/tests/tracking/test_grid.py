@@ -195,7 +195,7 @@ def test_mlflow_is_killed_during_a_training(
 ) -> None:
     project.train("reference", **SLOW)
     answer = behind(project.train, "without", **SLOW)
-    mlflow.until(lambda: (run := newest(mlflow, "without")) and run.data.metrics, 60)
+    mlflow.until(lambda: (run := newest(mlflow, "without")) and run.data.metrics, 150)
     mlflow.kill()
     try:
         assert answer.result()["status"] == 200
@@ -209,7 +209,7 @@ def test_the_ttp_is_killed_while_mlflow_is_away(
     project: Project, mlflow: Server, behind: Callable[..., Future[Any]]
 ) -> None:
     answer = behind(project.train, "twice", **SLOW)
-    mlflow.until(lambda: (run := newest(mlflow, "twice")) and run.data.metrics, 60)
+    mlflow.until(lambda: (run := newest(mlflow, "twice")) and run.data.metrics, 150)
     mlflow.kill()
     project.grid.processes["ttp"].kill()
     with pytest.raises(Exception, match=r"."):
@@ -240,7 +240,7 @@ def test_failed_and_cancelled_runs_say_why(
     run = over(mlflow, "failing", "FAILED")
     assert "PoissonNLLLoss does not fit" in run.data.tags["reason"] == refused["message"]
     answer = behind(project.train, "cancelled", **{**SLOW, "rounds": 10_000, "patience": 10_000})
-    mlflow.until(lambda: (run := newest(mlflow, "cancelled")) and run.data.metrics, 60)
+    mlflow.until(lambda: (run := newest(mlflow, "cancelled")) and run.data.metrics, 150)
     [job] = [job for job in project.driver.jobs.read_all()["data"] if job["state"] == "running"]
     project.driver.jobs.delete(job["job_id"])
     assert answer.result()["status"] == 409
