@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from synergos import trace
 from synergos.errors import NotFound, SynergosError
 from synergos.federation import codec, identity
 from synergos.federation.sessions import Session, Sessions
@@ -94,7 +95,7 @@ def create_app(sessions: Sessions) -> Starlette:
 
     async def explain(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, SynergosError)
-        facts = getattr(request.state, "facts", {})
+        facts = getattr(request.state, "facts", {"trace_id": trace.read(request.headers.get(trace.HEADER, ""))})
         asked = {name: request.path_params[name] for name in ("kind", "round")}
         log.warning("message refused", **facts, **asked, code=error.status, description=error.message)
         return JSONResponse({"message": error.message}, status_code=error.status)
