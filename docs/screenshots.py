@@ -24,6 +24,7 @@ HERE = Path(__file__).resolve().parent
 # Where the container sees them.
 INSIDE, PASSWORD = Path("/docs"), Path("/run/password")
 SIZE = (1400, 1200)
+DRAWN = "return [...document.querySelectorAll('.js-plotly-plot')].every(each => each.data?.[0]?.x?.length > 1)"
 COUNT = "return [...document.querySelectorAll(arguments[0])].filter(each => each.offsetParent).length"
 CLICK = """
 const kind = XPathResult.FIRST_ORDERED_NODE_TYPE;
@@ -141,7 +142,7 @@ def shoot(logs: str, experiment: str) -> None:
         (search,) = find("input[placeholder*='metric']")
         search.send_keys("loss")
         wait(lambda: count(".js-plotly-plot") == 4, "the charts of the losses alone")
-        wait(lambda: len(browser.find_elements(By.CSS_SELECTOR, ".scatterlayer .trace")) == 4, "their curves")
+        wait(lambda: browser.execute_script(DRAWN), "their curves")
         save("mlflow-run")
     finally:
         browser.quit()

@@ -125,7 +125,9 @@ class Graylog:
         if not sets:
             raise Away(f"Graylog has no index set yet, or shows {self.user} none")
         own = find_index_set(prefix, sets)
-        if not self.request("GET", f"/system/deflector/{own['id']}")["is_up"]:
+        # Where its index does not answer, Graylog answers with 500.
+        status, deflector = self._send("GET", f"/system/deflector/{own['id']}", None)
+        if status != 200 or not deflector["is_up"]:
             raise Away("Graylog has no index to write to yet; is its Elasticsearch or OpenSearch up?")
         return sets
 
