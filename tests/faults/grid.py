@@ -26,7 +26,7 @@ FOLDER = ROOT / "build" / "faults"
 GRID = "synergos_faults"
 TTP = "synf_ttp"
 WORKERS = {"worker_1": "synf_worker_1", "worker_2": "synf_worker_2", "worker_3": "synf_worker_3"}
-OFFSET = 4000
+OFFSET = 20000
 # Components whose outputs lie on a small file system of their own.
 DISKS = (TTP, "synf_worker_1")
 DISK_SIZE = "192m"
