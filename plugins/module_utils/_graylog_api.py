@@ -71,6 +71,8 @@ class Graylog:
         self.url = url
         self.user = user
         self.version = (0, 0)
+        # Inputs that were changed, with when they had been started before that.
+        self._outdated: dict[str, Any] = {}
 
     def _send(self, method: str, path: str, body: Any) -> tuple[int, Any]:
         """Return status and decoded reply, None for a reply that is empty or no JSON."""
@@ -204,7 +206,11 @@ class Graylog:
         elif step.action == "start":
             self.request("PUT", f"/system/inputstates/{step.found['id']}")
         else:
-            self.request("PUT", f"/system/inputs/{step.found['id']}", body)
+            own = step.found["id"]
+            state = self.states().get(own, {})
+            if state.get("state") == RUNNING:
+                self._outdated[own] = state["started_at"]
+            self.request("PUT", f"/system/inputs/{own}", body)
 
     def _stream(self, step: Step, index_set: str, streams: dict[str, str]) -> None:
         body, wanted = content.stream_fields(step.option, index_set), content.stream_rule(step.option)
@@ -237,7 +243,11 @@ class Graylog:
         ours = match_inputs(options, self.request("GET", "/system/inputs")["inputs"])
         states = self.states()
         for option in options:
-            state = states.get(ours[option["title"]]["id"], {})
+            own = ours[option["title"]]["id"]
+            state = states.get(own, {})
+            if state.get("state") == RUNNING and state["started_at"] == self._outdated.get(own):
+                # Up to a second passes before Graylog restarts it, and another edit in this second would lose it.
+                raise Away(f"the input {option['title']!r} is not restarted yet")
             if state.get("state") in FAILED:
                 said = state.get("detailed_message") or "no reason given"
                 raise GridError(

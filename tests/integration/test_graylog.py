@@ -113,6 +113,11 @@ class Stack:
         sets: list[dict[str, Any]] = self.api("GET", "/system/indices/index_sets")["index_sets"]
         return next(item for item in sets if item["index_prefix"] == "graylog")
 
+    def starts(self, identifier: str) -> set[str]:
+        """When the input was started that runs; for a moment after a change it is listed twice."""
+        states = self.api("GET", "/system/inputstates")["states"]
+        return {state["started_at"] for state in states if (state["id"], state["state"]) == (identifier, "RUNNING")}
+
     def all_run(self) -> bool:
         """Whether every input runs. One that was changed is also listed as it was before, for a moment."""
         states = self.api("GET", "/system/inputstates")["states"]
@@ -221,7 +226,13 @@ def edit_input(**changes: Any) -> Callable[[Stack], None]:
         body = {key: item[key] for key in ("type", "global")}
         body |= {"title": changes.get("title", item["title"]), "configuration": {**item["attributes"], **changes}}
         body["configuration"].pop("title", None)
+        before = stack.starts(item["id"])
         stack.api("PUT", f"/system/inputs/{item['id']}", body)
+        # Graylog restarts it up to a second later, and loses it where the next edit comes before that.
+        until = time.monotonic() + 30
+        while not stack.starts(item["id"]) - before:
+            assert time.monotonic() < until, "Graylog has not restarted the input"
+            time.sleep(0.1)
 
     return harm
 
