@@ -138,6 +138,6 @@ def test_a_mark_that_leads_nowhere_is_refused_where_it_is_published(tmp_path: Pa
     for sentence in (
         "files[0].secrets.A: the content has no %(A)s to put it in",
         "files[0].secrets.A.name: expected a name of small letters, digits and '_', got 'B C'",
-        "files[0].secrets.A.form: expected plain or sha256, got 'md5'",
+        "files[0].secrets.A.form: expected plain or sha256 or rabbitmq, got 'md5'",
     ):
         assert sentence in told, told

@@ -23,12 +23,6 @@ ROOT = Path(__file__).resolve().parents[3]
 SERVER = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 PASSWORD = "of-the-tests"
 TICK_MS = 500  # how often the broker looks for consumers that are too slow
-DIRECTOR = {"read": "^(completed|progress|dead)$", "write": "^SynMQ_(topic_logs|fanout_logs|fanout_control)$"}
-TTP = {
-    "configure": r"^amq\.gen-.*$",
-    "read": r"^(preprocess|train|evaluate|SynMQ_fanout_control|amq\.gen-.*)$",
-    "write": r"^(SynMQ_fanout_logs|SynMQ_fanout_progress|amq\.gen-.*)$",
-}
 
 
 class Rabbit:
@@ -47,7 +41,6 @@ class Rabbit:
         (self.folder / "rabbitmq.conf").write_text(
             f"listeners.tcp.1 = 127.0.0.1:{self.port}\nmanagement.tcp.ip = 127.0.0.1\n"
             f"management.tcp.port = {self.ui}\nload_definitions = {self.folder}/definitions.json\n"
-            "deprecated_features.permit.management_metrics_collection = true\n"
         )
         (self.folder / "advanced.config").write_text(f"[{{rabbit, [{{channel_tick_interval, {TICK_MS}}}]}}].\n")
         (self.folder / "plugins").write_text("[rabbitmq_management].\n")
@@ -144,8 +137,7 @@ class Rabbit:
         role = yaml.safe_load((ROOT / "roles/mq/vars/main.yml").read_text())
         users: dict[str, dict[str, str]] = {
             "admin": {"configure": ".*", "read": ".*", "write": ".*"},
-            "director": DIRECTOR,
-            "ttp": TTP,
+            **role["mq__rights"],
         }
         safe = role["mq__safe"]
         results = {**safe, "dead-letter-routing-key": "SynMQ_fanout_completed", "delivery-limit": 20}
@@ -155,9 +147,7 @@ class Rabbit:
                 for name in users
             ],
             "vhosts": [{"name": "/"}],
-            "permissions": [
-                {"user": name, "vhost": "/", **{"configure": "^$", **rights}} for name, rights in users.items()
-            ],
+            "permissions": [{"user": name, "vhost": "/", **rights} for name, rights in users.items()],
             "exchanges": [
                 {**exchange, "vhost": "/", "durable": True, "auto_delete": False, "arguments": {}}
                 for exchange in role["mq__exchanges"]
