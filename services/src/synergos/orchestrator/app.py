@@ -10,30 +10,29 @@ import anyio.to_thread
 from fastapi import FastAPI
 
 from synergos import __version__
-from synergos.jobs import Engine
 from synergos.orchestrator import connect, evaluate, jobs, train
 from synergos.orchestrator.database import Body, Database
 from synergos.orchestrator.docs import mount_docs
+from synergos.orchestrator.grids import Grids
 from synergos.orchestrator.ledger import Process
 from synergos.orchestrator.queue import JobQueue, Task
 from synergos.rest import create_api
 
 
-def create_app(engine: Engine, database_url: str, job_lock: Path) -> FastAPI:
+def create_app(grids: Grids, database: Database, job_lock: Path) -> FastAPI:
     """Return the REST API of phases 1 to 3 (contract of 2021) and of jobs, with the database brought up to date.
 
     Jobs of an earlier process go on when the application starts. `app.state.jobs` is the queue: call its `stop` before
     the process ends, so that no request waits for a job then.
 
     Args:
-        engine: does the jobs of this grid.
-        database_url: SQLAlchemy URL of the records.
+        grids: who does the jobs.
+        database: the records.
         job_lock: file that is locked while a job runs.
 
     Raises:
         synergos.errors.Invalid: the database cannot be used, or a newer version made it.
     """
-    database = Database(database_url)
     database.migrate()
     processes: dict[Process, Callable[[Task], list[Body]]] = {
         "align": train.align,
@@ -41,7 +40,7 @@ def create_app(engine: Engine, database_url: str, job_lock: Path) -> FastAPI:
         "validate": evaluate.validate,
         "predict": evaluate.predict,
     }
-    queue = JobQueue(database, engine, job_lock, processes)
+    queue = JobQueue(database, grids, job_lock, processes)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -10,7 +10,7 @@ from synergos.jobs import AlignJob, InferJob
 from synergos.orchestrator import assemble, schemas
 from synergos.orchestrator.database import Body, Database, Records
 from synergos.orchestrator.kinds import ALIGNMENT, PREDICTION, REGISTRATION, TAG, VALIDATION, Key
-from synergos.orchestrator.queue import JobQueue, Task
+from synergos.orchestrator.queue import JobQueue, Step, Task
 from synergos.orchestrator.render import show
 from synergos.rest import success
 
@@ -134,10 +134,10 @@ def validate(task: Task) -> list[Body]:
             parties = assemble.aligned(parties, project)
         combinations = assemble.trained(records, found, parties if order.auto_align else None)
     participants = [participant_id] if participant_id else [party.node.participant_id for party in parties]
-    data: list[Body] = []
-    for combination in task.each(combinations):
+
+    def one(step: Step) -> list[Body]:
         job = InferJob(
-            **vars(combination),
+            **vars(step.combination),
             action=action,
             parties=parties,
             auto_align=order.auto_align,
@@ -145,13 +145,14 @@ def validate(task: Task) -> list[Body]:
             participants=participants,
         )
         results = task.engine.infer(job).results
-        with task.finishing() as records:
+        with step.finishing() as records:
             stored = [
-                records.put(VALIDATION, {**combination.key, "participant_id": name}, {"evaluate": result})
+                records.put(VALIDATION, {**step.combination.key, "participant_id": name}, {"evaluate": result})
                 for name, result in results.items()
             ]
-            data += show(records, stored)
-    return data
+            return show(records, stored)
+
+    return [shown for found in task.every(combinations, one) for shown in found]
 
 
 def predict(task: Task) -> list[Body]:
@@ -199,19 +200,19 @@ def _predict(task: Task, member: Key, order: schemas.PredictionOrder) -> list[Bo
             auto_fix=False,
         )
         requester.alignment = task.engine.realign(job, participant)
-    results = [
-        task.engine.infer(
-            InferJob(
-                **vars(combination),
-                action=action,
-                parties=parties,
-                auto_align=order.auto_align,
-                meta="predict",
-                participants=[participant],
-            )
-        ).results
-        for combination in task.each(combinations)
-    ]
+
+    def one(step: Step) -> dict[str, Body]:
+        job = InferJob(
+            **vars(step.combination),
+            action=action,
+            parties=parties,
+            auto_align=order.auto_align,
+            meta="predict",
+            participants=[participant],
+        )
+        return task.engine.infer(job).results
+
+    results = task.every(combinations, one)
     with task.writing() as records:
         tagged = records.get(TAG, member)
         records.change(tagged, {**tagged.body, "predict": tags})

@@ -28,7 +28,7 @@ def create_router(queue: JobQueue) -> APIRouter:
         ids = {name: value for name, value in given.items() if name not in ("state", "process")}
         found = queue.read_all(ids)
         wanted = [
-            _show(job, place)
+            _show(job, place, note=queue.note(job))
             for job, place in found
             if filters.state in (None, job.state) and filters.process in (None, job.process)
         ]
@@ -38,7 +38,7 @@ def create_router(queue: JobQueue) -> APIRouter:
     def get_job(job_id: str) -> Response:
         """One job; `progress.rounds` lists the rounds of its trainings, the newest 2000 of them."""
         job, rounds, place = queue.read(job_id)
-        return success("job.get", {"job_id": job_id}, _show(job, place, rounds))
+        return success("job.get", {"job_id": job_id}, _show(job, place, rounds, queue.note(job)))
 
     @api.delete("/{job_id}", responses={202: {"description": "It is ending, but has not ended within 10 seconds"}})
     def delete_job(job_id: str) -> Response:
@@ -52,7 +52,7 @@ def create_router(queue: JobQueue) -> APIRouter:
     return api
 
 
-def _show(job: Job, place: int | None = None, rounds: list[Body] | None = None) -> Body:
+def _show(job: Job, place: int | None = None, rounds: list[Body] | None = None, note: Body | None = None) -> Body:
     shown = {
         "doc_id": str(job.doc_id),
         "kind": "Job",
@@ -68,7 +68,7 @@ def _show(job: Job, place: int | None = None, rounds: list[Body] | None = None) 
         "ended_at": _iso(job.ended_at),
         "reason": job.reason,
     }
-    progress = {"current": job.current, "finished": job.finished, "rounds": rounds}
+    progress = {"current": job.current, "finished": job.finished, "rounds": rounds, **(note or {})}
     return {
         **{name: value for name, value in shown.items() if value is not None},
         "progress": {name: value for name, value in progress.items() if value is not None},

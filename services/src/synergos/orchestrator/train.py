@@ -10,7 +10,7 @@ from synergos.jobs import AlignJob, TrainJob
 from synergos.orchestrator import assemble, schemas
 from synergos.orchestrator.database import Body, Database
 from synergos.orchestrator.kinds import ALIGNMENT, EXPERIMENT, MODEL, PROJECT
-from synergos.orchestrator.queue import JobQueue, Task
+from synergos.orchestrator.queue import JobQueue, Step, Task
 from synergos.orchestrator.render import show
 from synergos.rest import success
 
@@ -99,7 +99,7 @@ def align(task: Task) -> list[Body]:
 
 
 def train(task: Task) -> list[Body]:
-    """Train every combination in the scope, one after another; each model is stored before the next begins."""
+    """Train every combination in the scope; each model is stored as soon as it is there."""
     project, order = task.project, schemas.Order.model_validate(task.job.order)
     with task.database.read() as records:
         action = assemble.action(records, project)
@@ -107,12 +107,13 @@ def train(task: Task) -> list[Body]:
         parties = assemble.parties(records, project)
         if order.auto_align:
             parties = assemble.aligned(parties, project)
-    data: list[Body] = []
-    for combination in task.each(combinations):
-        job = TrainJob(**vars(combination), action=action, parties=parties, auto_align=order.auto_align)
-        result = task.engine.train(job, task.watch)
+
+    def one(step: Step) -> list[Body]:
+        job = TrainJob(**vars(step.combination), action=action, parties=parties, auto_align=order.auto_align)
+        result = task.engine.train(job, step.watch)
         if order.auto_align:
-            result.paths["global"]["basis"] = assemble.basis(combination, parties)
-        with task.finishing() as records:
-            data += show(records, [records.put(MODEL, combination.key, result.paths)])
-    return data
+            result.paths["global"]["basis"] = assemble.basis(step.combination, parties)
+        with step.finishing() as records:
+            return show(records, [records.put(MODEL, step.combination.key, result.paths)])
+
+    return [shown for found in task.every(combinations, one) for shown in found]

@@ -14,6 +14,7 @@ from synergos import __version__, cli, logs
 from synergos.errors import SynergosError
 from synergos.orchestrator.app import create_app
 from synergos.orchestrator.database import Database
+from synergos.orchestrator.grids import OneGrid
 from synergos.orchestrator.kinds import KINDS
 from synergos.orchestrator.ledger import Ledger
 from synergos.orchestrator.queue import exclusive
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         cli.limit_hardware(options)
         logs.configure(options, "ttp")
         engine = GridEngine(outputs)
-        app = create_app(engine, url, lock)
+        app = create_app(OneGrid(engine), Database(url), lock)
     except (SynergosError, OSError) as error:
         sys.exit(f"synergos-ttp: {error}")
     serve(
