@@ -343,6 +343,29 @@ def test_what_has_no_place_is_an_error(rabbit: Rabbit, director: Publisher) -> N
         ttp.publish(job("not yours"))
 
 
+def test_a_queue_deleted_by_hand_is_used_again_when_it_is_back(
+    rabbit: Rabbit, director: Publisher, grids: Grids, heard: Heard
+) -> None:
+    consumer = grids.add(lambda _: {})
+    eventually(lambda: consumer.connected)
+    time.sleep(0.5)  # it waits for messages
+    rabbit.api("DELETE", "queues/%2F/train")
+    eventually(lambda: not consumer.connected)
+    rabbit.api("PUT", "queues/%2F/train", {"durable": True, "arguments": {"x-queue-type": "quorum"}})
+    rabbit.api("POST", "bindings/%2F/e/SynMQ_topic_logs/q/train", {"routing_key": "SynMQ_topic_train"})
+    director.publish(job("after"))
+    heard.wait(lambda: done(heard) == ["after"])
+
+
+def test_waiting_costs_next_to_nothing(grids: Grids, director: Publisher, heard: Heard) -> None:
+    for grid in range(4):
+        grids.add(lambda _: {}, grid)
+    time.sleep(2)
+    before = time.process_time()
+    time.sleep(5)
+    assert time.process_time() - before < 0.25
+
+
 def test_calls_to_cancel_reach_every_grid(rabbit: Rabbit, director: Publisher) -> None:
     heard: list[tuple[int, Cancel]] = []
     listeners = [Controls(rabbit.address("ttp"), f"ttp_{n}", lambda call, n=n: heard.append((n, call))) for n in (0, 1)]
