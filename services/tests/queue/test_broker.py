@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Grids, Heard, eventually, resident
+from parties import Grids, Heard, eventually, resident
 from rabbit import Rabbit
 
 from synergos.errors import Invalid, SynergosError
