@@ -116,7 +116,8 @@ class Store:
         """Have files removed elsewhere; that they stay is no more than a waste of room."""
         try:
             answer = httpx.delete(url, headers=_authorized(token), timeout=_TIMEOUT, trust_env=False)
-            if answer.is_success:
+            # Gone already, its token with it.
+            if answer.is_success or answer.status_code == httpx.codes.FORBIDDEN:
                 return
             reason = f"HTTP status {answer.status_code}"
         except httpx.HTTPError as error:

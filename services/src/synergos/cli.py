@@ -27,7 +27,8 @@ class Options:
         debug: log at DEBUG level, with the place of each call.
         command: `serve`, or `reset` to delete what runs produced.
         minimum_rows: worker only: what fewer rows share is not told.
-        queue: host and port of the broker that jobs come from or go to; None for a TTP that takes its jobs by REST.
+        queue: host and port of the broker that jobs come from or go to; None for a TTP that takes its jobs by REST, and
+            where a Director only resets.
         grid: TTP only: index of its grid in a cluster.
         dry_run: with `reset`, only print what would be deleted.
     """
@@ -102,7 +103,6 @@ def parser(component: str, resolution: int | None = None) -> argparse.ArgumentPa
             "-mq",
             nargs=3,
             metavar=("rabbitmq", "HOST", "PORT"),
-            required=component == "director",
             help="broker of the cluster" + (": jobs come from there, not by REST" if component == "ttp" else ""),
         )
     if component == "ttp":
@@ -144,6 +144,8 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
         parser.error(f"--queue {queue[0]!r} is not supported: use 'rabbitmq HOST PORT'")
     if queue is not None and not _is_port(queue[2]):
         parser.error(f"--queue rabbitmq: PORT is a number from 1 to 65535, not {queue[2]!r}")
+    if parser.prog.endswith("director") and queue is None and given.command is None:
+        parser.error("--queue rabbitmq HOST PORT is needed: the broker that takes jobs to the grids")
     grid = getattr(given, "grid", Options.grid)
     if grid < 0:
         parser.error(f"--grid is at least 0, not {grid}")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from synergos.jobs import Action, Alignment
+from synergos.jobs import Action, Alignment, RoundProgress
 
 Layers = list[dict[str, Any]]
 # What is a path in the description of a model.
@@ -60,10 +60,15 @@ class Train(BaseModel):
 
 
 class Trained(BaseModel):
-    """Files of a model, with paths below the run's folder, and where they are to be fetched."""
+    """Files of a model, with paths below the run's folder, and where they are to be fetched.
+
+    Attributes:
+        rounds: the newest; they were told one by one, but such messages may be lost.
+    """
 
     paths: dict[str, dict[str, Any]]
     url: str
+    rounds: list[RoundProgress] = Field(default_factory=list)
 
 
 class Infer(BaseModel):

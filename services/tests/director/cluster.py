@@ -16,6 +16,7 @@ import loopback
 from rabbit import PASSWORD, Rabbit
 
 from synergos import Driver
+from synergos.queue import dead
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = ROOT / "examples"
@@ -98,6 +99,10 @@ class Cluster:
             process.wait(timeout=30)
         self.processes.clear()
 
+    def replay(self) -> None:
+        """Put dead letters back, as an administrator does."""
+        list(dead.replay(self.rabbit.address("admin")))
+
     def complaints(self) -> str:
         """Return what the processes wrote about what went wrong."""
         lines = [
@@ -109,13 +114,23 @@ class Cluster:
         ]
         return "\n".join(lines[-40:])
 
-    def describe(
-        self, collab: str, example: str = "diabetes", runs: int = 1, **parameters: Any
-    ) -> tuple[str, str, str]:
-        """Register a project with an experiment, so many runs, and one worker per grid and participant."""
-        import json
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Return what the TTPs logged under this name."""
+        files = [self.log_file(f"sync_ttp_{grid + 1}") for grid in range(self.grids)]
+        lines = [line for file in files for line in file.read_text().splitlines() if f'"event": "{name}"' in line]
+        return [json.loads(line) for line in lines]
 
-        driver, folder = self.driver, EXAMPLES / example
+    def describe(
+        self,
+        collab: str,
+        example: str = "diabetes",
+        runs: int = 1,
+        grids: int | None = None,
+        driver: Driver | None = None,
+        **parameters: Any,
+    ) -> Keys:
+        """Register a project with an experiment, so many runs, and one worker per grid and participant."""
+        driver, folder = driver or self.driver, EXAMPLES / example
         keys = (collab, example, "linear")
         action = "regress" if example == "diabetes" else "classify"
         ok(driver.collaborations.create(collab))
@@ -127,7 +142,7 @@ class Cluster:
         for number, name in enumerate(PARTICIPANTS, 1):
             ok(driver.participants.create(name))
             task = driver.registrations
-            for grid in range(self.grids):
+            for grid in range(grids or self.grids):
                 task.add_node(host=self.addresses[f"{name}_n{grid + 1}"], port=8020, f_port=5000)
             ok(task.create(collab, example, name, role="host"))
             data = [example, "dataset", f"data{number}"]

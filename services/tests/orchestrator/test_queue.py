@@ -368,6 +368,12 @@ def test_rounds_that_are_told_again_count_once(tmp_path: Path) -> None:
     task.flush()
     assert [number for number, _ in stored()] == [1, 2, 3] and stored()[-1] == (3, 7.0)
     assert [item["round"] for item in task.rounds()] == [1, 2, 3] and job.attempts == 0
+    # Another grid took it over before the newest rounds were stored.
+    task.take_in(R1, progress(4, ["worker_1"]))
+    for number in (1, 2):
+        task.take_in(R1, progress(number, ["worker_1"]).model_copy(update={"seconds": 9.0}))
+    task.flush()
+    assert stored() == [(1, 9.0), (2, 9.0)] and [item["round"] for item in task.rounds()] == [1, 2]
     database.close()
 
 

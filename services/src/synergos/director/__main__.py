@@ -26,7 +26,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     root = Path(os.environ.get("SYNERGOS_ROOT", "/orchestrator"))
     outputs, lock = root / "outputs", root / "data" / "jobs.lock"
     database = Database(os.environ.get("SYNERGOS_DATABASE_URL", f"sqlite:///{root / 'data' / 'database.db'}"))
-    assert options.queue is not None
     try:
         for folder in (outputs, lock.parent):
             folder.mkdir(parents=True, exist_ok=True)
@@ -35,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             return
         cli.limit_hardware(options)
         logs.configure(options, "director")
+        assert options.queue is not None
         address = Address.read(*options.queue, Path(os.environ.get("SYNERGOS_QUEUE_CREDENTIALS", CREDENTIALS)))
         store, keys = Store(outputs), Keys(root / "data" / "artefacts.key")
         cluster = Cluster(database, address, options.id, store, keys, REST_PORT)

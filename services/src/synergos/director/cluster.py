@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from synergos import artefacts
 from synergos.artefacts import Keys, Store
@@ -50,14 +50,15 @@ class Cluster:
         """As many as may be in flight."""
         return self.desk.window
 
-    def start(self) -> None:
-        """Connect to the broker."""
-        self.desk.start()
+    def start(self, reopen: Callable[[str], None]) -> None:
+        """Connect to the broker. See `Grids.start`."""
+        self.desk.start(reopen)
         self.publisher.start()
         self._results.start()
 
     def close(self) -> None:
         """Take no answers any more."""
+        self.desk.close()
         self._results.close()
         self.publisher.close()
 
@@ -66,9 +67,16 @@ class Cluster:
         url = artefacts.base(self._address.host, self._port)
         return RemoteEngine(job, self.desk, self._database, self._store, self._keys, url)
 
-    def note(self, job: Job) -> Body:
+    @property
+    def notice(self) -> str | None:
+        """Tell that the broker is away."""
+        if self.publisher.connected:
+            return None
+        return f"The broker at {self._address} is away: the job is stored, and waits until the broker is back."
+
+    def note(self, jobs: Sequence[Job]) -> Mapping[str, Body]:
         """Return which grid has which part."""
-        return {"parts": self.desk.note(job.job_id)}
+        return self.desk.note({job.job_id for job in jobs})
 
     def check(self, records: Records, process: Process, ids: Mapping[str, str], order: Body) -> None:
         """Refuse what could only fail. See `Grids.check`.

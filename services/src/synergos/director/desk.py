@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 from synergos.errors import Cancelled
@@ -66,10 +67,21 @@ class Desk:
         self._number = self._turn = 0
         self._ttps: set[str] = set()
         self._calls: dict[str, str] = {}
+        self._closed = threading.Event()
+        self._reopen: Callable[[str], None] = lambda _: None
 
-    def start(self) -> None:
-        """Begin to call off what is to be called off."""
+    def start(self, reopen: Callable[[str], None]) -> None:
+        """Begin to call off what is to be called off.
+
+        Args:
+            reopen: takes the id of a job that failed because a part of it was lost, when that is answered after all.
+        """
+        self._reopen = reopen
         threading.Thread(target=self._call_off, daemon=True, name="calls").start()
+
+    def close(self) -> None:
+        """Give up what cannot be sent; it is sent by the next process."""
+        self._closed.set()
 
     @property
     def window(self) -> int:
@@ -87,6 +99,9 @@ class Desk:
             part = Parts(records).find(*name) or Part(*name)
         if part.answer is not None:
             return Completed.model_validate(part.answer)
+        if part.state in ("answered", "lost"):
+            # Of a job that had ended.
+            part = Part(*name, part.attempt + 1)
         message = message.model_copy(update={"attempt": part.attempt})
         with self._changed:
             self._number += 1
@@ -95,7 +110,7 @@ class Desk:
         try:
             if part.state == "sending":
                 self._await_turn(waiting, cancellation)
-                self._send(waiting)
+                self._send(waiting, cancellation)
             else:
                 waiting.in_flight = True
             return self._await_answer(waiting, cancellation)
@@ -135,31 +150,30 @@ class Desk:
         else:
             self._take_answer(told)
 
-    def note(self, job_id: str) -> list[Body]:
-        """Return where the parts of a job are or were."""
+    def note(self, job_ids: Collection[str]) -> dict[str, Body]:
+        """Return where the parts of jobs are or were."""
         with self._database.read() as records:
-            parts = Parts(records).of(job_id)
+            parts = Parts(records).of(job_ids)
         with self._changed:
-            known = {part.part for part in parts}
-            parts += [
-                waiting.part
-                for (owner, name), waiting in self._waiting.items()
-                if owner == job_id and name not in known
-            ]
-        shown = (
-            {"part": part.part, "state": part.state, "attempt": part.attempt, "grid": part.grid, "ttp": part.ttp}
-            for part in parts
-        )
-        return [{name: value for name, value in part.items() if value is not None} for part in shown]
+            known = {(part.job_id, part.part) for part in parts}
+            live = [waiting.part for name, waiting in self._waiting.items() if name not in known]
+        notes: dict[str, Body] = {job_id: {"parts": []} for job_id in job_ids}
+        for part in (*parts, *(part for part in live if part.job_id in notes)):
+            shown = {name: getattr(part, name) for name in ("part", "state", "attempt", "grid", "ttp")}
+            notes[part.job_id]["parts"].append({name: value for name, value in shown.items() if value is not None})
+        return notes
 
     def _take_answer(self, answer: Completed) -> None:
         name = answer.job_id, answer.part
         facts = {"part": answer.part, "attempt": answer.attempt, "grid": answer.grid, "ttp": answer.ttp}
         with self._database.write() as records:
             part = Parts(records).find(*name)
-            if part is None or part.attempt != answer.attempt or part.state in ("answered", "lost"):
+            known = part is None or part.attempt != answer.attempt or part.state == "answered"
+            if part is None or known or (part.state == "lost" and not answer.ttp):
                 self._log.info("answer not needed", code=200, **facts)
                 return
+            # Somebody had it put back from among the dead letters.
+            found = part.state == "lost" and answer.failure is None
             taken = replace(
                 part,
                 state="answered" if answer.ttp else "lost",
@@ -176,6 +190,8 @@ class Desk:
             if waiting := self._waiting.get(name):
                 waiting.part, waiting.answer, waiting.in_flight = taken, answer, False
             self._changed.notify_all()
+        if found:
+            self._reopen(answer.job_id)
 
     def _take_progress(self, told: Progress) -> None:
         name = told.job_id, told.part
@@ -190,7 +206,7 @@ class Desk:
                 if part is not None and live:
                     part = replace(part, state="taken", grid=told.grid, ttp=told.ttp)
                     Parts(records).save(part)
-            if not wanted:
+            if not wanted and (part is None or part.state != "lost"):
                 self.call_off(told.job_id, "The job has ended.")
             if part is None or not live:
                 return
@@ -227,7 +243,7 @@ class Desk:
         unsent = [other for other in same if not other.in_flight and other.answer is None]
         return min(unsent, key=rank) is waiting
 
-    def _send(self, waiting: _Waiting) -> None:
+    def _send(self, waiting: _Waiting, cancellation: Cancellation) -> None:
         self._store(waiting.part)
         while True:
             try:
@@ -237,7 +253,10 @@ class Desk:
                 # It may be there all the same.
                 if waiting.answer is not None:
                     return
+                if self._closed.is_set():
+                    raise
                 self._log.warning("part not sent yet", code=error.status, reason=error.message)
+            cancellation.check()
         sent = replace(waiting.part, state="sent")
         with self._changed:
             # The grid may have been faster than the confirmation.

@@ -107,6 +107,9 @@ class RemoteEngine:
                 self._desk.again(message)
                 continue
             break
+        if watch is not None:
+            for progress in trained.rounds:
+                watch(progress)
         return TrainResult(paths=_placed(trained.paths, str(self._store.folder(ids))))
 
     def infer(self, job: InferJob) -> InferResult:

@@ -66,7 +66,7 @@ def create_router(database: Database, queue: JobQueue) -> APIRouter:
             "participant_id": participant_id,
         }
         data = await queue.run("validate", ids, body.model_dump())
-        return success("validations.post", ids, data)
+        return success("validations.post", ids, data, message=queue.notice)
 
     @api.get(_PREDICTIONS)
     @api.get(f"{_PREDICTIONS}/{{project_id}}")
@@ -114,7 +114,7 @@ def create_router(database: Database, queue: JobQueue) -> APIRouter:
             "run_id": run_id,
         }
         data = await queue.run("predict", ids, body.model_dump())
-        return success("predictions.post", ids, data)
+        return success("predictions.post", ids, data, message=queue.notice)
 
     return api
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from synergos.jobs import Engine
@@ -39,11 +39,19 @@ class Grids(Protocol):
             waiting: oldest first.
         """
 
-    def start(self) -> None:
-        """Called before the first job, when the ports are taken."""
+    def start(self, reopen: Callable[[str], None]) -> None:
+        """Called before the first job, when the ports are taken.
 
-    def note(self, job: Job) -> Body:
-        """Return what can be told of the progress of a job beside what its record says."""
+        Args:
+            reopen: takes the id of a job that failed, and for which there is a result after all.
+        """
+
+    @property
+    def notice(self) -> str | None:
+        """What those should know whose job is taken now."""
+
+    def note(self, jobs: Sequence[Job]) -> Mapping[str, Body]:
+        """Return what can be told of the progress of jobs beside what their records say, by job id."""
 
 
 class OneGrid:
@@ -52,6 +60,7 @@ class OneGrid:
     owner = "TTP"
     here = True
     parallel = 1
+    notice = None
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -67,9 +76,9 @@ class OneGrid:
         """Return the oldest, once the grid is free."""
         return waiting[0] if waiting and not running else None
 
-    def start(self) -> None:
+    def start(self, reopen: Callable[[str], None]) -> None:
         """There is nothing to prepare."""
 
-    def note(self, job: Job) -> Body:
+    def note(self, jobs: Sequence[Job]) -> Mapping[str, Body]:
         """There is nothing else to tell."""
         return {}

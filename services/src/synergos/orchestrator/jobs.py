@@ -26,19 +26,19 @@ def create_router(queue: JobQueue) -> APIRouter:
         """All jobs that match, oldest first, without their rounds. The newest 1000 of those that ended are kept."""
         given = filters.model_dump(exclude_none=True)
         ids = {name: value for name, value in given.items() if name not in ("state", "process")}
-        found = queue.read_all(ids)
-        wanted = [
-            _show(job, place, note=queue.note(job))
-            for job, place in found
+        found = [
+            (job, place)
+            for job, place in queue.read_all(ids)
             if filters.state in (None, job.state) and filters.process in (None, job.process)
         ]
-        return success("jobs.get", given, wanted)
+        notes = queue.note(*(job for job, _ in found))
+        return success("jobs.get", given, [_show(job, place, note=notes.get(job.job_id)) for job, place in found])
 
     @api.get("/{job_id}")
     def get_job(job_id: str) -> Response:
         """One job; `progress.rounds` lists the rounds of its trainings, the newest 2000 of them."""
         job, rounds, place = queue.read(job_id)
-        return success("job.get", {"job_id": job_id}, _show(job, place, rounds, queue.note(job)))
+        return success("job.get", {"job_id": job_id}, _show(job, place, rounds, queue.note(job).get(job_id)))
 
     @api.delete("/{job_id}", responses={202: {"description": "It is ending, but has not ended within 10 seconds"}})
     def delete_job(job_id: str) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -34,6 +35,8 @@ class Part:
     answer: Body | None = None
 
 
+# So many ids are not worth a condition.
+_MANY = 100
 _NAMES = list(Part.__dataclass_fields__)
 
 
@@ -47,9 +50,10 @@ class Parts:
         """Return a part, None if it is not known."""
         return next(iter(self._select(PARTS.c.job_id == job_id, PARTS.c.part == part)), None)
 
-    def of(self, job_id: str) -> list[Part]:
-        """Return the parts of a job, oldest first."""
-        return self._select(PARTS.c.job_id == job_id)
+    def of(self, job_ids: Collection[str]) -> list[Part]:
+        """Return the parts of jobs, oldest first."""
+        few = [PARTS.c.job_id.in_(job_ids)] if len(job_ids) < _MANY else []
+        return [part for part in self._select(*few) if part.job_id in job_ids]
 
     def save(self, part: Part) -> None:
         """Store a part of a job that exists."""

@@ -154,8 +154,11 @@ class Task:
             if last is not None and last["round"] >= item["round"]:
                 if self._known(item):
                     return
-                kept = [old for old in self._rounds if not (_same(old, item) and old["round"] >= item["round"])]
-                self._rounds = deque(kept, KEPT_ROUNDS)
+                # Another grid begins from the first one.
+                self._rounds, self._fresh = (
+                    deque((old for old in each if not _same(old, item) or old["round"] < item["round"]), KEPT_ROUNDS)
+                    for each in (self._rounds, self._fresh)
+                )
             self._rounds.append(item)
             self._fresh.append(item)
 
@@ -275,7 +278,7 @@ class JobQueue:
         with self._database.read() as records:
             ledger = Ledger(records)
             found = [(job, ledger.rounds(job.job_id)) for job in ledger.pending()]
-        self._grids.start()
+        self._grids.start(self._reopen)
         # Those that are under way already first.
         for job, rounds in sorted(found, key=lambda each: each[0].state != "running"):
             self._log.info("job taken up again", **facts(job), code=202, attempts=job.attempts)
@@ -372,9 +375,29 @@ class JobQueue:
             stored = Ledger(records).select(ids)
         return [(live.get(job.job_id, job), places.get(job.job_id)) for job in stored]
 
-    def note(self, job: Job) -> Body:
-        """Return what the grids tell of a job's progress."""
-        return self._grids.note(job)
+    def note(self, *jobs: Job) -> Mapping[str, Body]:
+        """Return what the grids tell of the progress of jobs, by job id."""
+        return self._grids.note(jobs)
+
+    @property
+    def notice(self) -> str | None:
+        """What those should know whose job is taken now."""
+        return self._grids.notice
+
+    def _reopen(self, job_id: str) -> None:
+        with self._changed:
+            if job_id in self._live or self._stopping:
+                return
+            with self._database.write() as records:
+                ledger = Ledger(records)
+                job = ledger.get(job_id)
+                if job.state != "failed":
+                    return
+                job = replace(job, state="queued", reason=None, ended_at=None)
+                ledger.save(job)
+                rounds = ledger.rounds(job_id)
+            self._queue(self._task(job, rounds))
+        self._log.info("job taken up again", **facts(job), code=202, attempts=job.attempts)
 
     def _task(self, job: Job, rounds: Iterable[Body] = ()) -> Task:
         return Task(job, self._database, self._grids.engine(job), rounds, self._grids.parallel)

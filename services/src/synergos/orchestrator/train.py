@@ -35,7 +35,7 @@ def create_router(database: Database, queue: JobQueue) -> APIRouter:
     async def post_alignments(collab_id: str, project_id: str, body: schemas.AlignmentOrder) -> Response:
         project = {"collab_id": collab_id, "project_id": project_id}
         data = await queue.run("align", project, body.model_dump())
-        return success("alignments.post", project, data, 201)
+        return success("alignments.post", project, data, 201, message=queue.notice)
 
     @api.get(f"{_PROJECT}/models/{{expt_id}}/optimizations")
     @api.post(f"{_PROJECT}/models/{{expt_id}}/optimizations")
@@ -65,7 +65,7 @@ def create_router(database: Database, queue: JobQueue) -> APIRouter:
     ) -> Response:
         ids = {"collab_id": collab_id, "project_id": project_id, "expt_id": expt_id, "run_id": run_id}
         data = await queue.run("train", ids, body.model_dump())
-        return success("models.post", ids, data)
+        return success("models.post", ids, data, message=queue.notice)
 
     return api
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ from fastapi import FastAPI
 from synergos import __version__, artefacts, work
 from synergos.artefacts import Ids, Store
 from synergos.cli import Options
-from synergos.errors import Busy, Cancelled, Invalid, NotFound
+from synergos.errors import Busy, Cancelled, Invalid, NotFound, SynergosError
 from synergos.jobs import AlignJob, Engine, InferJob, Party, RoundProgress, TrainJob
+from synergos.orchestrator.ledger import KEPT_ROUNDS
 from synergos.orchestrator.queue import exclusive
 from synergos.queue import (
     Address,
@@ -120,7 +121,10 @@ class QueuedGrid:
             auto_align=asked.auto_align,
         )
 
+        rounds: deque[RoundProgress] = deque(maxlen=KEPT_ROUNDS)
+
         def watch(progress: RoundProgress) -> None:
+            rounds.append(progress)
             told = Progress(
                 job_id=job.job_id,
                 part=job.part,
@@ -133,11 +137,15 @@ class QueuedGrid:
             )
             self._publisher.tell(told)
 
-        result = self._engine.train(order, watch)
+        try:
+            result = self._engine.train(order, watch)
+        except SynergosError:
+            self.store.remove(ids)
+            raise
         self.store.allow(ids, asked.artefacts.token)
         folder = self.store.folder(ids)
         url = artefacts.url(artefacts.base(self._address.host, self._port), ids)
-        return work.Trained(paths=_below(result.paths, folder), url=url).model_dump(mode="json")
+        return work.Trained(paths=_below(result.paths, folder), url=url, rounds=list(rounds)).model_dump(mode="json")
 
     def _infer(self, job: Job, parties: list[Party]) -> dict[str, Any]:
         asked = work.Infer.model_validate(job.parameters)
@@ -146,21 +154,24 @@ class QueuedGrid:
             self.store.fetch(ids, asked.artefacts.url, asked.artefacts.token, [_MODEL])
         except NotFound:
             raise NotFound(f"No model of {'/'.join(ids)} is kept by the Director: train it again.") from None
-        results: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in asked.participants}
-        for meta in asked.metas:
-            order = InferJob(
-                **_named(ids),
-                action=asked.action,
-                parties=parties,
-                model=asked.experiment,
-                parameters=asked.run,
-                auto_align=asked.auto_align,
-                meta=meta,
-                participants=asked.participants,
-            )
-            for name, result in self._engine.infer(order).results.items():
-                results[name][meta] = result
-        return work.Inferred(results={name: found for name, found in results.items() if found}).model_dump(mode="json")
+        results: dict[str, dict[str, dict[str, Any]]] = {}
+        try:
+            for meta in asked.metas:
+                order = InferJob(
+                    **_named(ids),
+                    action=asked.action,
+                    parties=parties,
+                    model=asked.experiment,
+                    parameters=asked.run,
+                    auto_align=asked.auto_align,
+                    meta=meta,
+                    participants=asked.participants,
+                )
+                for name, result in self._engine.infer(order).results.items():
+                    results.setdefault(name, {})[meta] = result
+        finally:
+            self.store.remove(ids)
+        return work.Inferred(results=results).model_dump(mode="json")
 
     def _call_off(self, message: Cancel) -> None:
         with self._guard:
