@@ -137,6 +137,8 @@ class Cluster:
         ok(driver.projects.create(collab, example, action, {"tier_1": []}))
         ok(driver.experiments.create(*keys, json.loads((folder / "architecture.json").read_text())))
         settings = {**json.loads((folder / "hyperparameters.json").read_text()), **parameters}
+        # To the last round.
+        settings["patience"] = settings["rounds"]
         for number in range(1, runs + 1):
             ok(driver.runs.create(*keys, f"run_{number}", **{**settings, "seed": number}))
         for number, name in enumerate(PARTICIPANTS, 1):
