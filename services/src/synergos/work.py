@@ -12,6 +12,8 @@ from pydantic import BaseModel, Field
 from synergos.jobs import Action, Alignment, RoundProgress
 
 Layers = list[dict[str, Any]]
+# Status of a failure that another grid may not meet: workers of this one cannot be reached.
+AWAY = 503
 # What is a path in the description of a model.
 FILES = ("path", "loss_history", "checkpoints")
 

@@ -201,6 +201,27 @@ def test_a_dead_letter_is_put_back(cluster: Cluster) -> None:
     assert cluster.rabbit.count("dead") == 0
 
 
+def test_a_grid_without_its_workers(cluster: Cluster) -> None:
+    """Its jobs go to the other grid; without any, they fail and say why."""
+    keys = cluster.describe("away", runs=3)
+    cluster.align(keys)
+    gone = [f"{name}_n2" for name in PARTICIPANTS]
+    cluster.kill(*gone)
+    try:
+        ok(cluster.driver.models.create(*keys))
+        [job] = cluster.done(collab_id="away", process="train")
+        assert job["state"] == "done", job
+        assert {part["ttp"] for part in job["progress"]["parts"]} == {"sync_ttp_1"}
+        gone += [f"{name}_n1" for name in PARTICIPANTS]
+        cluster.kill(*gone[2:])
+        ok(cluster.driver.models.create(*keys, "run_1"))
+        job = cluster.done(collab_id="away", process="train")[-1]
+        assert (job["state"], "worker_1 cannot be reached" in job["reason"]) == ("failed", True), job
+        assert [part["attempt"] for part in job["progress"]["parts"]] == [2]
+    finally:
+        cluster.start(*gone)
+
+
 def test_one_worker_per_participant(cluster: Cluster) -> None:
     """The grids share them."""
     keys = cluster.describe("few", grids=1, runs=4)

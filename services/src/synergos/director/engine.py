@@ -146,11 +146,18 @@ class RemoteEngine:
         )
 
     def _ask(self, message: Message, watch: Watch | None = None) -> Completed:
-        answer = self._desk.do(message, self._cancellation, watch)
-        if answer.failure is not None:
+        left = len(message.grids)
+        while True:
+            left -= 1
+            answer = self._desk.do(message, self._cancellation, watch)
+            if answer.failure is None:
+                return answer
             self._cancellation.check()
-            raise Refused(answer.failure.reason, answer.failure.status)
-        return answer
+            reason, status = answer.failure.reason, answer.failure.status
+            if status != work.AWAY or left <= 0:
+                raise Refused(reason, GridFailure.status if status == work.AWAY else status)
+            self._log.warning("grid without its workers", code=status, ttp=answer.ttp, reason=reason)
+            self._desk.again(message)
 
     def _fetch(self, ids: Ids, url: str, answer: Completed) -> None:
         token, origin = self._keys.token(ids), "/".join(map(str, answer.identity))

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from synergos import __version__, artefacts, work
 from synergos.artefacts import Ids, Store
 from synergos.cli import Options
-from synergos.errors import Busy, Cancelled, Invalid, NotFound, SynergosError
+from synergos.errors import Busy, Cancelled, Invalid, NotFound, SynergosError, Unreachable
 from synergos.jobs import AlignJob, Engine, InferJob, Party, RoundProgress, TrainJob
 from synergos.orchestrator.ledger import KEPT_ROUNDS
 from synergos.orchestrator.queue import exclusive
@@ -33,6 +33,10 @@ from synergos.rest import create_api
 # What is remembered of jobs that were called off: their messages may still come.
 _REMEMBERED = 1000
 _MODEL = "global_model.pt"
+
+
+class _Away(SynergosError):
+    status = work.AWAY
 
 
 class QueuedGrid:
@@ -80,6 +84,8 @@ class QueuedGrid:
                 return _PROCESSES[job.process](self, job, parties)
         except Busy as error:
             raise GiveBack(error.message) from None
+        except Unreachable as error:
+            raise _Away(error.message) from None
 
     def _check(self, job: Job) -> None:
         with self._guard:
