@@ -123,6 +123,29 @@ def test_the_director_is_killed(cluster: Cluster) -> None:
         assert cluster.rabbit.count(name) == 0
 
 
+def test_the_director_is_killed_while_grids_answer(cluster: Cluster) -> None:
+    """What is answered, and what is ordered, while there is no Director, or just before it dies."""
+    keys = cluster.describe("director away", runs=3, rounds=100)
+    ok(cluster.driver.alignments.create(*keys[:2]))
+    cluster.kill("sync_director")
+    time.sleep(3)
+    cluster.start("sync_director")
+    cluster.driver.alignments.wait(*keys[:2], timeout=60, interval=0.2)
+    for number in (1, 2, 3):
+        ok(cluster.driver.models.create(*keys, f"run_{number}"))
+    cluster.kill("sync_director")
+    time.sleep(5)
+    cluster.start("sync_director")
+    jobs = cluster.done(collab_id="director away")
+    assert [job["state"] for job in jobs] == ["done"] * 4, jobs
+    assert len(ok(cluster.driver.models.read(*keys))) == 3
+    ok(cluster.driver.validations.create(*keys))
+    cluster.kill("sync_director")
+    cluster.start("sync_director")
+    assert cluster.done(collab_id="director away")[-1]["state"] == "done"
+    assert len(ok(cluster.driver.validations.read(*keys))) == 6
+
+
 def test_a_failure_is_told_once(cluster: Cluster) -> None:
     keys = cluster.describe("failing", min_participants=3)
     cluster.align(keys)
