@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -22,7 +23,15 @@ from urllib.parse import urlsplit
 HERE = Path(__file__).resolve().parent
 # Where the container sees them.
 INSIDE, PASSWORD = Path("/docs"), Path("/run/password")
-SIZE = (1400, 900)
+SIZE = (1400, 1200)
+DRAWN = "return [...document.querySelectorAll('.js-plotly-plot')].every(each => each.data?.[0]?.x?.length > 1)"
+COUNT = "return [...document.querySelectorAll(arguments[0])].filter(each => each.offsetParent).length"
+CLICK = """
+const kind = XPathResult.FIRST_ORDERED_NODE_TYPE;
+const found = document.evaluate(arguments[0], document, null, kind, null).singleNodeValue;
+if (found) found.click();
+return Boolean(found);
+"""
 
 
 def main() -> int:
@@ -84,6 +93,9 @@ def shoot(logs: str, experiment: str) -> None:
     def find(selector: str) -> list[Any]:
         return [each for each in browser.find_elements(By.CSS_SELECTOR, selector) if each.is_displayed()]
 
+    def count(selector: str) -> int:
+        return int(browser.execute_script(COUNT, selector))
+
     def wait(ready: Callable[[], Any], what: str) -> Any:
         deadline = time.monotonic() + 60
         while not (found := ready()):
@@ -93,8 +105,13 @@ def shoot(logs: str, experiment: str) -> None:
             time.sleep(0.5)
         return found
 
+    def click(text: str) -> bool:
+        """Click what bears the text, and say whether it is there."""
+        return bool(browser.execute_script(CLICK, f"//*[normalize-space(text())='{text}' or @aria-label='{text}']"))
+
     def save(name: str) -> None:
-        time.sleep(3)  # animations
+        webdriver.ActionChains(browser).move_by_offset(1, 1).perform()  # away from what shows more under the mouse
+        time.sleep(4)  # animations
         browser.save_screenshot(str(INSIDE / "images" / f"{name}.png"))
         print(f"docs/images/{name}.png")
 
@@ -106,16 +123,26 @@ def shoot(logs: str, experiment: str) -> None:
         name.send_keys("admin")
         password.send_keys(PASSWORD.read_text().strip(), Keys.ENTER)
         wait(lambda: not find("input[type=password]"), "the page behind the login")
-        browser.get(logs)
-        wait(lambda: len(find("table tbody")) > 5, "lines")
+        # The links search a whole day, in which a run is a thin line.
+        browser.get(re.sub("relative=[0-9]+", "relative=3600", logs))
+        wait(lambda: count("table tbody") > 5, "lines")
         save("graylog-search")
         browser.get(f"{home}/dashboards")
         (link,) = wait(lambda: browser.find_elements(By.PARTIAL_LINK_TEXT, "Synergos"), "the dashboard")
         link.click()
-        wait(lambda: len(find("[class*=react-grid-item]")) > 2, "widgets")
+        wait(lambda: count("[class*=react-grid-item]") > 2, "widgets")
+        wait(lambda: click("Sysmetrics Analysis"), "its tabs")
+        wait(lambda: count(".js-plotly-plot") > 6, "curves")
         save("graylog-dashboard")
+        browser.get("{0.scheme}://{0.netloc}".format(urlsplit(experiment)))
+        wait(lambda: click("Model training"), "the choice between kinds of work")
         browser.get(f"{experiment}/model-metrics")
-        wait(lambda: len(find(".js-plotly-plot, .plotly")) > 1, "curves")
+        wait(lambda: count(".js-plotly-plot") > 1, "curves")
+        click("Close")
+        (search,) = find("input[placeholder*='metric']")
+        search.send_keys("loss")
+        wait(lambda: count(".js-plotly-plot") == 4, "the charts of the losses alone")
+        wait(lambda: browser.execute_script(DRAWN), "their curves")
         save("mlflow-run")
     finally:
         browser.quit()

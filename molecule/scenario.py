@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -41,6 +42,7 @@ def run(*argv: str, stdin: str = "") -> Run:
     done = subprocess.run(
         argv,
         cwd=ROOT,
+        env={**os.environ, "ANSIBLE_FORCE_COLOR": "0"},  # Molecule sets it
         input=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

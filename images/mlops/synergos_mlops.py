@@ -60,7 +60,7 @@ def serve(root: Path) -> None:
     options = ["--bind", f"0.0.0.0:{PORT}", "--workers", "1", "--threads", "8", "--keep-alive", "30", "--timeout", "0"]
     options += [
         "--graceful-timeout",
-        "5",
+        "2",
         "--worker-tmp-dir",
         "/dev/shm",
         "--no-control-socket",
@@ -141,8 +141,8 @@ def reset(root: Path, dry_run: bool) -> None:
 def _reset_database(path: Path, dry_run: bool) -> None:
     with closing(sqlite3.connect(f"file:{path}", uri=True, timeout=30, isolation_level=None)) as database:
         for name, runs in database.execute(
-            "SELECT name, COUNT(run_uuid) FROM experiments LEFT JOIN runs USING (experiment_id) "
-            "GROUP BY experiment_id HAVING experiment_id != 0 OR COUNT(run_uuid) ORDER BY name"
+            "SELECT experiments.name, COUNT(run_uuid) FROM experiments LEFT JOIN runs USING (experiment_id) "
+            "GROUP BY experiment_id HAVING experiment_id != 0 OR COUNT(run_uuid) ORDER BY experiments.name"
         ):
             print(f"experiment {name}: {runs} run{'' if runs == 1 else 's'}")
         for (name,) in database.execute("SELECT name FROM registered_models ORDER BY name"):

@@ -58,10 +58,11 @@ def endpoint(component: str, hostvars: Mapping[str, Any], port: int, engine: str
     """Return {"host": str, "port": int} under which a process on `engine` reaches `port` of `component`."""
     if component not in hostvars:
         raise AnsibleFilterError(f"{component} is no host of the inventory.")
-    published = hostvars[component].get("ansible_facts", {}).get("synergos_component")
-    carrier = hostvars[component].get("synergos_engine")
+    host = hostvars[component]  # made anew each time that it is asked for
+    published = host.get("ansible_facts", {}).get("synergos_component")
+    carrier = host.get("synergos_engine")
     if not published:
-        known = hostvars[component].get("synergos_address")
+        known = host.get("synergos_address")
         if known and carrier == engine and not network:
             return {"host": known, "port": port}
         raise AnsibleFilterError(f"{component} has not published its container in this run: run its role first.")
@@ -75,8 +76,9 @@ def endpoint(component: str, hostvars: Mapping[str, Any], port: int, engine: str
         return {"host": container["address"], "port": port}
     for mapping in container.get("ports", []):
         if mapping["container"] == port:
-            host = hostvars[carrier].get("synergos_engine_address") or hostvars[carrier].get("ansible_host") or carrier
-            return {"host": host, "port": mapping["host"]}
+            there = hostvars[carrier]
+            address = there.get("synergos_engine_address") or there.get("ansible_host") or carrier
+            return {"host": address, "port": mapping["host"]}
     raise AnsibleFilterError(f"{component} on {carrier} does not publish port {port}: {engine} cannot reach it.")
 
 

@@ -123,9 +123,11 @@ class Graylog:
             raise Away(f"Graylog is {about['lifecycle']}")
         sets = list(self.request("GET", "/system/indices/index_sets")["index_sets"])
         if not sets:
-            raise Away("Graylog has no index set yet")
+            raise Away(f"Graylog has no index set yet, or shows {self.user} none")
         own = find_index_set(prefix, sets)
-        if not self.request("GET", f"/system/deflector/{own['id']}")["is_up"]:
+        # Where its index does not answer, Graylog answers with 500.
+        status, deflector = self._send("GET", f"/system/deflector/{own['id']}", None)
+        if status != 200 or not deflector["is_up"]:
             raise Away("Graylog has no index to write to yet; is its Elasticsearch or OpenSearch up?")
         return sets
 
@@ -232,10 +234,10 @@ class Graylog:
 
     def settle(self, options: Sequence[Mapping[str, Any]]) -> None:
         """Raise Away unless all these inputs are running, GridError if one has failed."""
-        ids = {item["title"]: item["id"] for item in self.request("GET", "/system/inputs")["inputs"]}
+        ours = match_inputs(options, self.request("GET", "/system/inputs")["inputs"])
         states = self.states()
         for option in options:
-            state = states.get(ids[option["title"]], {})
+            state = states.get(ours[option["title"]]["id"], {})
             if state.get("state") in FAILED:
                 said = state.get("detailed_message") or "no reason given"
                 raise GridError(

@@ -166,7 +166,7 @@ def widget(item: Mapping[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]
         "sort": [],
         "visualization": item["type"],
         "visualization_config": {"barmode": "stack"} if item["type"] == "bar" else None,
-        "rollup": True,
+        "rollup": not over_time,  # the total would be one more bar on the stack
         "event_annotation": False,
     }
     search = {
@@ -176,7 +176,7 @@ def widget(item: Mapping[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]
         "column_groups": [{**by_value, **limit}] if over_time else [],
         "series": [series(text) for text in item["series"]],
         "sort": [],
-        "rollup": True,
+        "rollup": not over_time,
     }
     return "aggregation", config, search
 

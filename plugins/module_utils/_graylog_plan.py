@@ -46,22 +46,23 @@ class Step:
         return {"kind": self.kind, "name": self.name, "action": self.action, "reasons": self.reasons}
 
 
-def plan(options: Mapping[str, Any], found: Found, absent: bool = False) -> list[Step]:
+def plan(options: Mapping[str, Any], found: Found, nowhere: bool = False) -> list[Step]:
     """Return the steps in the order in which they have to be done.
 
     Args:
         options: The module's options.
         found: What Graylog holds.
-        absent: There is no Graylog yet: everything is to be created, and nothing can be in the way.
+        nowhere: There is no Graylog yet: everything is to be created, and nothing can be in the way.
 
     Raises:
         GridError: Something of others is in the way.
     """
-    if absent:
-        index_set: Mapping[str, Any] = {"id": PENDING, "index_prefix": options["index_set"]["prefix"]}
+    if nowhere:
+        index_set: Mapping[str, Any] = {"id": PENDING}
+        steps = [Step("index_set", options["index_set"]["prefix"], "create", absent(), options["index_set"])]
     else:
         index_set = find_index_set(options["index_set"]["prefix"], found.index_sets)
-    steps = plan_index_set(options["index_set"], index_set)
+        steps = plan_index_set(options["index_set"], index_set)
     steps += plan_inputs(options["inputs"], found)
     streams = match_streams(options["streams"], found.streams)
     for option in options["streams"]:

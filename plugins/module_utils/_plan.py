@@ -288,16 +288,20 @@ class _Planner:
             if route.interface not in bridges and route.network.overlaps(wanted.subnet)
         ]
         for route in routes:
-            self.problem(
+            self.held(
                 f"network {wanted.name}: subnet {wanted.subnet} overlaps {route.network}, which this machine reaches "
                 f"through {route.interface}; {remedy}"
             )
         for address in self.machine.addresses if not routes else ():
             if address in wanted.subnet and not any(address in taken for taken in docker_ranges):
-                self.problem(
+                self.held(
                     f"network {wanted.name}: subnet {wanted.subnet} holds {address}, an address of this machine; "
                     f"{remedy}"
                 )
+
+    def held(self, text: str) -> None:
+        # A daemon that was killed leaves bridges and proxies behind, and cannot say whose they are.
+        (self.plan.warnings if self.there.unreachable else self.plan.problems).append(text)
 
     def ports(self) -> None:
         claimed: list[tuple[str, Port]] = []
@@ -314,7 +318,7 @@ class _Planner:
                 if holder is None:
                     reason = self.machine.why_unusable(port.address, port.host, port.protocol)
                     if reason:
-                        self.problem(f"{where} {reason}; stop the holder, or use another host port or address")
+                        self.held(f"{where} {reason}; stop the holder, or use another host port or address")
                 elif holder not in self.desired and holder not in self.leaving:
                     self.problem(
                         f"{where} is published by container {holder} ({self.belongs(self.summary(holder))}); "

@@ -351,7 +351,7 @@ def converge(options: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         index_sets = graylog.ready(prefix)
     except Away:
         if check_mode:
-            steps = [] if options["state"] == "purged" else planning.plan(options, planning.Found(), absent=True)
+            steps = [] if options["state"] == "purged" else planning.plan(options, planning.Found(), nowhere=True)
             return result(options, graylog, steps)
         index_sets = patiently(lambda: graylog.ready(prefix), options["wait_timeout"])
     if options["state"] == "purged":
@@ -409,7 +409,7 @@ def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     try:
         module.exit_json(**converge(module.params, module.check_mode))
-    except GridError as error:
+    except (GridError, Away) as error:
         module.fail_json(msg=str(error))
 
 

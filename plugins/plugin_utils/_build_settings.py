@@ -22,7 +22,7 @@ MOUNTED = "/run/build"
 
 
 def files() -> dict[str, bytes]:
-    """Files for the folder build/ of a context: `pip.conf`; where this machine has them `ca.crt`, `go.env` and maven/."""
+    """Files for the folder build/ of a context: `pip.conf`; where this machine has them `ca.crt`, `go.env`, maven/."""
     configured = pip_settings(_pip_config_list())
     found = {}
     options = {option: configured[option] for option in PIP_OPTIONS if option in configured}
@@ -64,7 +64,8 @@ def go_settings(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     home = environment.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
     path = Path(environment.get("GOENV") or f"{home}/go/env")
     lines = path.read_text().splitlines() if path.is_file() else []
-    found = {name.strip(): value.strip() for name, _, value in (line.partition("=") for line in lines)} | environment
+    found = {name.strip(): value.strip() for name, _, value in (line.partition("=") for line in lines)}
+    found.update(environment)
     return {name: found[name] for name in GO_SETTINGS if found.get(name)}
 
 
@@ -112,7 +113,8 @@ def _maven_proxy(proxies: Mapping[str, str]) -> bytes | None:
     for name, value in values.items():
         if value:
             ElementTree.SubElement(proxy, name).text = value
-    return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    text: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return text
 
 
 def _pip_config_list() -> list[str]:

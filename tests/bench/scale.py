@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import logging
 import math
 import tempfile
 import time
@@ -20,7 +19,6 @@ from typing import Any
 from unittest import mock
 
 import data
-import httpx
 import loopback
 import numpy as np
 import torch
@@ -28,6 +26,7 @@ from measure import GIB, MIB, Mark, Turn, available, median, memory, table
 from peer import Peers
 from plain import LR, Plain, Rows, Weights, mean
 from synergos import cli, logs
+from synergos.federation.line import Answer, Line
 from synergos.jobs import AlignJob, Node, Party, Tags, TrainJob
 from synergos.ttp.engine import GridEngine
 
@@ -114,15 +113,15 @@ class Bench:
     def lengths(self) -> tuple[int, int]:
         """Return the bytes of the body of a message and of its reply."""
         seen = [(0, 0)]
-        handle = httpx.HTTPTransport.handle_request
+        ask = Line.ask
 
-        def look(transport: httpx.HTTPTransport, request: httpx.Request) -> httpx.Response:
-            response = handle(transport, request)
-            if "/messages/train/" in request.url.path:
-                seen.append((len(request.content), int(response.headers["content-length"])))
-            return response
+        def look(line: Line, method: str, path: str, content: Any, *args: Any) -> Answer:
+            answer = ask(line, method, path, content, *args)
+            if "/messages/train/" in path:
+                seen.append((sum(map(len, content)), len(answer.body)))
+            return answer
 
-        with mock.patch.object(httpx.HTTPTransport, "handle_request", look):
+        with mock.patch.object(Line, "ask", look):
             self.train()
         return seen[-1]
 
@@ -230,13 +229,11 @@ def lacking(participants: int, running: int, size: str) -> str:
     return f"needs about {needed / GIB:.1f} GiB, {left / GIB:.1f} GiB are free" if needed > left else ""
 
 
-def act_as_ttp() -> None:
+def act_as_ttp(*flags: str) -> None:
     """Take as many cores as a TTP or a worker takes, and log what a TTP logs, but not into the tables."""
-    options = cli.parse(cli.parser("ttp"), [])
+    options = cli.parse(cli.parser("ttp"), flags)
     torch.set_num_threads(options.cpus)
-    logs.configure(options, "ttp")
-    for handler in logging.getLogger().handlers:
-        handler.setStream(io.StringIO())
+    logs.configure(options, "ttp", io.StringIO())
 
 
 def main() -> None:

@@ -13,7 +13,6 @@ import tempfile
 from pathlib import Path
 
 import data
-import httpx
 import loopback
 from measure import Spans, table
 from peer import WORK, Peers
@@ -23,6 +22,7 @@ from synergos.federation import codec
 from synergos.federation.aggregation import Aggregation
 from synergos.federation.checkpoint import Checkpoint
 from synergos.federation.grid import DirectGrid
+from synergos.federation.line import Line
 
 TURNS = 15
 
@@ -40,8 +40,8 @@ def split(bench: Bench) -> dict[str, float]:
             (Aggregation, "aggregate"),
             (DirectGrid, "exchange"),
             (Checkpoint, "save"),
-            (httpx.HTTPTransport, "handle_request"),
-            (codec, "encode"),
+            (Line, "ask"),
+            (codec, "split"),
             (codec, "decode"),
         ):
             spans.watch(owner, name)
@@ -63,7 +63,7 @@ def split(bench: Bench) -> dict[str, float]:
                 }
             )
     found = {name: 1000 * statistics.median(each[name] for each in taken) for name in taken[0]}
-    for name in ("HTTPTransport.handle_request", "codec.decode"):
+    for name in ("Line.ask", "codec.decode"):
         found[name] /= count
     work = sum(found[f"worker {name}"] for name in WORKER)
     return {
@@ -71,11 +71,11 @@ def split(bench: Bench) -> dict[str, float]:
         "round": found["round"],
         **{f"TTP: {name}": found[name] for name in TTP},
         "TTP: checks, history, log": found["round"] - sum(found[name] for name in TTP),
-        "encoding in these: message, checkpoint": found["codec.encode"],
-        "per participant: HTTP request until its reply": found["HTTPTransport.handle_request"],
+        "encoding in these: message, checkpoint": found["codec.split"],
+        "per participant: HTTP request until its reply": found["Line.ask"],
         "per participant: decode at the TTP": found["codec.decode"],
         **{f"per participant: worker {name}": found[f"worker {name}"] for name in WORKER},
-        "per participant: HTTP, threads, waiting for a core": found["HTTPTransport.handle_request"] - work,
+        "per participant: HTTP, threads, waiting for a core": found["Line.ask"] - work,
         "plain HTTP: round": found["plain"],
         "plain HTTP: its training, per participant": found["plain turn"],
     }

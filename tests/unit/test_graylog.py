@@ -62,7 +62,7 @@ def test_nothing_is_to_be_done_where_all_is_right() -> None:
 
 
 def test_everything_is_created_where_there_is_no_graylog() -> None:
-    steps = planning.plan(options(), planning.Found(), absent=True)
+    steps = planning.plan(options(), planning.Found(), nowhere=True)
     assert [step.kind for step in steps] == ["index_set"] + ["input"] * 4 + ["stream"] * 4 + ["dashboard"]
 
 
@@ -262,7 +262,7 @@ def test_the_dashboard_is_that_of_the_original_without_its_typo() -> None:
     assert series == {
         "count()",
         "avg(cpu_percent)",
-        *(f"sum(memory_{name})" for name in ("total", "used", "available", "free")),
+        *(f"avg(memory_{name})" for name in ("total", "used", "available", "free")),
         *(f"max(disk_{name}_counter)" for name in ("read", "write")),
         *(f"stddev(disk_{name}_bytes)" for name in ("read", "write")),
         *(f"max(net_packets_{name})" for name in ("recv", "sent")),

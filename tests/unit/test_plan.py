@@ -364,6 +364,22 @@ def test_a_subnet_that_others_use_is_refused_with_their_names() -> None:
     assert plan([definition()], existing(), routes=[Route(parsed.subnet, vpn)]).problems == []
 
 
+def test_what_a_killed_daemon_left_is_no_problem_of_a_dry_run() -> None:
+    parsed, _problems = parse_network({"name": "x", "subnet": "10.0.0.0/24"})
+    assert parsed
+    there = Snapshot()
+    there.unreachable = "Docker does not answer"
+    dry = plan(
+        [definition(ports=[{"container": 1, "host": 80}])],
+        there,
+        routes=[Route(parsed.subnet, "br-0123456789ab")],
+        why_unusable=lambda *_: "is held by process docker-proxy",
+        check_mode=True,
+    )
+    assert dry.problems == []
+    assert [text.split()[0] for text in dry.warnings] == ["network", "container"]
+
+
 def test_changed_files_restart_a_running_container() -> None:
     value = definition(files=[{"path": "/f", "content": "new", "secret": True}])
     path = "/state/aa/f"

@@ -108,10 +108,20 @@ def play(tmp_path: Path, *options: str, **container: Any) -> str:
     (tmp_path / "roles/app/tasks").mkdir(parents=True, exist_ok=True)
     publish = [{"synergos.grid.component": {**CONTAINER, **container}}]
     (tmp_path / "roles/app/tasks/main.yml").write_text(json.dumps(publish))
-    text = PLAY.replace("STATE", str(tmp_path / "state")).replace("SECRETS", str(tmp_path / "grid"))
-    (tmp_path / "play.yml").write_text(text)
-    here = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
-    hosts = {"hosts": {"app": {"synergos_engine": "here"}}, "children": {"engines": {"hosts": {"here": here}}}}
+    return run(tmp_path, PLAY, *options)
+
+
+def run(tmp_path: Path, text: str, *options: str) -> str:
+    (tmp_path / "play.yml").write_text(
+        text.replace("STATE", str(tmp_path / "state")).replace("SECRETS", str(tmp_path / "grid"))
+    )
+    engine = {
+        "ansible_connection": "local",
+        "ansible_python_interpreter": sys.executable,
+        "synergos_grid": "grid",
+    }
+    engines = {"hosts": {"here": engine, "there": engine}}
+    hosts = {"hosts": {"app": {"synergos_engine": "here"}}, "children": {"engines": engines}}
     (tmp_path / "hosts.yml").write_text(json.dumps({"all": hosts}))
     done = subprocess.run(
         [PLAYBOOK, "-i", str(tmp_path / "hosts.yml"), str(tmp_path / "play.yml"), "--diff", "-vvv", *options],
@@ -146,3 +156,28 @@ def test_a_mark_that_leads_nowhere_is_refused_where_it_is_published(tmp_path: Pa
         "files[0].secrets.A.form: expected plain or sha256 or rabbitmq, got 'md5'",
     ):
         assert sentence in told, told
+
+
+TEARDOWN = """
+- hosts: HOSTS
+  gather_facts: false
+  tasks:
+    - synergos.grid.grid:
+        name: grid
+        state: absent
+        keep_data: KEEP
+        docker_host: unix:///nonexistent.sock
+        state_dir: STATE
+        secrets_dir: SECRETS
+"""
+
+
+@pytest.mark.parametrize(
+    ("hosts", "keep", "removed"),
+    [("engines", "false", True), ("engines", "true", False), ("here", "false", False)],
+)
+def test_secrets_go_with_the_whole_grid_and_its_data(tmp_path: Path, hosts: str, keep: str, removed: bool) -> None:
+    Store("grid", str(tmp_path / "grid"), False).get("admin")
+    told = run(tmp_path, TEARDOWN.replace("HOSTS", hosts).replace("KEEP", keep), "--check")
+    assert "failed=0" in told, told
+    assert (f"secrets in {tmp_path / 'grid'}" in told) == removed, told

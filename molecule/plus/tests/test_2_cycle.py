@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -15,6 +17,15 @@ EXAMPLE = "breast_cancer"
 EXPERIMENT = f"demo_>_{EXAMPLE}_>_model"
 MODEL = ROOT / "outputs" / TIER / "synp_ttp/demo" / EXAMPLE / "model/run"
 METRICS = ("cpu_percent", "memory_total", "memory_used", "disk_read_bytes", "net_bytes_sent")
+
+
+# Runs where MLflow's client, PyTorch and the address of the server are: in the TTP's container.
+PREDICT = """
+import io, sys, mlflow, pandas
+rows = pandas.read_csv(io.StringIO(sys.argv[2])).drop(columns="target").astype(float)
+found = mlflow.pyfunc.load_model(f"runs:/{sys.argv[1]}/model").predict(rows)
+print(found.to_csv(index=False))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +72,16 @@ def test_every_service_tells_the_system_metrics_of_its_own_container(
         assert {line["memory_total"] for line in found} == {limit}
 
 
-def test_mlflow_has_the_run_with_a_loss_per_round(said: str, mlflow: MLflow) -> None:
-    link = re.search(r"http://127\.0\.0\.1:5500/#/experiments/(\d+)/runs/([0-9a-f]{32})", said)
-    assert link, said
-    experiment_id, run_id = link.groups()
+@pytest.fixture(scope="module")
+def link(said: str) -> tuple[str, str]:
+    """Ids of experiment and run in the link to MLflow that the demo prints."""
+    found = re.search(r"http://127\.0\.0\.1:5500/#/experiments/(\d+)/runs/([0-9a-f]{32})", said)
+    assert found, said
+    return found[1], found[2]
+
+
+def test_mlflow_has_the_run_with_a_loss_per_round(link: tuple[str, str], mlflow: MLflow) -> None:
+    experiment_id, run_id = link
     assert mlflow.experiments()[EXPERIMENT] == experiment_id
     run = next(each for each in mlflow.runs(experiment_id) if each["info"]["run_id"] == run_id)
     assert (run["info"]["run_name"], run["info"]["status"]) == ("run", "FINISHED")
@@ -84,6 +101,20 @@ def test_mlflow_has_the_run_with_a_loss_per_round(said: str, mlflow: MLflow) -> 
         assert len(mlflow.history(run_id, f"{participant}_local_loss")) == rounds
     tags = {each["key"]: each["value"] for each in run["data"]["tags"]}
     assert tags["action"] == "classify" and tags["algorithm"] == "FedProx"
+
+
+def test_the_model_in_mlflow_predicts_what_the_grid_predicted(
+    link: tuple[str, str], client: docker.DockerClient
+) -> None:
+    rows = (ROOT / "examples" / EXAMPLE / "dataset/data1/predict/breast_cancer.csv").read_text()
+    done = client.containers.get("synp_ttp").exec_run(["python", "-c", PREDICT, link[1], rows], demux=True)
+    assert done.exit_code == 0, done.output
+    found = list(csv.DictReader(io.StringIO(done.output[0].decode().strip())))
+    (results,) = (ROOT / "outputs" / TIER / "synp_worker_1").rglob("run/predict/inference_results_predict.csv")
+    expected = list(csv.DictReader(results.open(encoding="utf-8")))
+    assert [row["prediction"] for row in found] == [row["prediction"] for row in expected]
+    scores = [float(row[f"score_{row['prediction']}"]) for row in found]
+    assert scores == pytest.approx([float(row["score"]) for row in expected], abs=1e-6)
 
 
 def test_the_demo_says_where_things_are(said: str) -> None:

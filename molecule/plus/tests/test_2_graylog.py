@@ -19,8 +19,8 @@ def send(graylog: Graylog, verb: str, path: str, body: Any) -> Any:
 
 
 def is_figure(series: str, value: float | None) -> bool:
-    """Whether there is something behind a value: a sum of nothing is 0, a deviation may be."""
-    return value is not None and (value > 0 or series.startswith("stddev"))
+    """Whether there is something behind a value: where no message has it, count and sum are 0 and all else is null."""
+    return value is not None and (value > 0 or not series.startswith(("count", "sum")))
 
 
 def empty_widgets(graylog: Graylog) -> list[str]:

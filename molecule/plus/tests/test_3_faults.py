@@ -10,7 +10,7 @@ from typing import Any
 import docker
 import pytest
 import requests
-from conftest import FULL, ROOT, SERVICES, TIER, TTP, Graylog, MLflow, eventually
+from conftest import FULL, ROOT, SERVICES, TIER, TTP, Graylog, MLflow, eventually, inspect
 
 ROUNDS = 200
 EXPERIMENT = "demo_>_breast_cancer_>_model"
@@ -32,6 +32,11 @@ def lines(client: docker.DockerClient, name: str, since: float) -> set[str]:
     return {json.loads(line)["line_id"] for line in text.splitlines() if line.startswith("{")}
 
 
+def health(client: docker.DockerClient, name: str) -> str:
+    """Return what the container's check says."""
+    return str(inspect(client, name)["State"]["Health"]["Status"])
+
+
 def train() -> dict[str, Any]:
     """Train the long run and return its loss history."""
     answer = requests.post(f"{TTP}/{TRAIN}", json={"auto_align": True}, timeout=600)
@@ -44,8 +49,9 @@ def until_round(number: int) -> None:
     """Wait until the training that runs now has ended so many rounds."""
 
     def reached() -> bool:
-        jobs = requests.get(f"{TTP}/jobs", params={"process": "train", "state": "running"}, timeout=10).json()["data"]
-        return any(len(job["progress"].get("rounds", [])) >= number for job in jobs)
+        jobs = requests.get(f"{TTP}/jobs", params={"process": "train"}, timeout=10).json()["data"]
+        job = requests.get(f"{TTP}/jobs/{jobs[-1]['job_id']}", timeout=10).json()["data"]
+        return job["state"] == "running" and len(job["progress"].get("rounds", [])) >= number
 
     deadline = time.monotonic() + 60
     while not reached():
@@ -57,9 +63,12 @@ def until_round(number: int) -> None:
 def undisturbed(said: str) -> dict[str, Any]:
     """Loss history of the long run with everything up."""
     settings = json.loads((ROOT / "examples/breast_cancer/hyperparameters.json").read_text())
-    made = requests.post(f"{TTP}/{RUNS}", json={"run_id": "long", **settings, "rounds": ROUNDS}, timeout=30)
+    settings |= {"run_id": "long", "rounds": ROUNDS, "patience": ROUNDS}
+    made = requests.post(f"{TTP}/{RUNS}", json=settings, timeout=30)
     assert made.status_code == 201, made.text
-    return train()
+    history = train()
+    assert len(history["train"]) == ROUNDS
+    return history
 
 
 @pytest.mark.parametrize(("victims", "signal", "share"), FAULTS)
@@ -88,6 +97,8 @@ def test_a_training_does_not_notice(
                 container.kill("SIGCONT")
             else:
                 container.start()
+    for name in (*victims, "synp_logger"):
+        assert eventually(lambda name=name: health(client, name) == "healthy", timeout=300), f"{name} does not recover"
 
     for name in SERVICES:
         written = lines(client, name, since)

@@ -39,10 +39,16 @@ def test_the_notebooks_of_the_tier_show_what_mlflow_and_graylog_have(said: str) 
         assert "In MLflow: http://127.0.0.1:5500/#/experiments/" in text
         assert "In Graylog: http://127.0.0.1:9000/search" in text
         assert sum("image/png" in output.get("data", {}) for output in outputs) >= 2
-    assert playbook("synplus").rc == 0  # takes JupyterLab away
 
 
 @pytest.mark.parametrize("command", [line for line in readme_commands("plus") if line != "make synplus"])
 def test_readme(said: str, command: str) -> None:
     done = run("bash", "-c", command)
     assert done.rc == 0, done.output
+
+
+def test_the_next_converge_takes_jupyterlab_away(said: str, client: docker.DockerClient) -> None:
+    assert "synp_notebook" in started(client)
+    done = playbook("synplus")
+    assert done.rc == 0, done.output
+    assert set(started(client)) == set(CONTAINERS)

@@ -51,7 +51,11 @@ def serve(
         log.error("cannot listen", reason=str(error))
         _exit(1)
     servers = [
-        _Server(uvicorn.Config(app, log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=GRACE))
+        _Server(
+            uvicorn.Config(
+                app, log_config=None, access_log=False, server_header=False, ws="none", timeout_graceful_shutdown=GRACE
+            )
+        )
         for app, _ in apps
     ]
     signalled = asyncio.run(_run(servers, sockets, started, stopping))

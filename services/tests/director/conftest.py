@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parents[1]
-sys.path += [str(TESTS.parents[1] / "tests" / "bench"), str(TESTS / "queue"), str(TESTS / "director")]
+sys.path += [
+    str(TESTS.parents[1] / "tests" / "bench"),
+    *(str(TESTS / name) for name in ("queue", "tracking", "director")),
+]
 
 from cluster import Cluster  # noqa: E402
 from rabbit import Rabbit  # noqa: E402

@@ -56,6 +56,36 @@ def f32(*values: float) -> Any:
     return np.asarray(values, dtype=np.float32)
 
 
+@pytest.mark.parametrize("algorithm", ["FedAvg", "FedProx"])
+def test_the_mean_is_flowers_to_the_bit(algorithm: str) -> None:
+    random = np.random.default_rng(1)
+    shapes: dict[str, tuple[int, ...]] = {"wide": (300, 250), "bias": (7,), "single": (), "none": (0, 3)}
+
+    def arrays() -> Values:
+        floats = {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+        return {**floats, "double": random.normal(size=5), "count": np.asarray(random.integers(9), np.int64)}
+
+    replies = [reply(node, rows, **arrays()) for node, rows in ((1, 3), (2, 70), (3, 11))]
+    weights = record(**arrays())
+    server = Server({"algorithm": algorithm, **({"mu": 0.1} if algorithm == "FedProx" else {})}, 3, weights)
+    ours = server.take(*replies)
+    theirs, _ = getattr(flower, algorithm)(**({"proximal_mu": 0.1} if algorithm == "FedProx" else {})).aggregate_train(
+        1,
+        [
+            reply(
+                r.metadata.src_node_id,
+                int(r.content["metrics"]["num-examples"]),
+                **{name: array.numpy() for name, array in r.content["arrays"].items()},
+            )
+            for r in replies
+        ],
+    )
+    for name, array in theirs.items():
+        expected = np.rint(array.numpy()).astype(np.int64) if name == "count" else array.numpy()
+        assert ours[name].dtype == expected.dtype
+        np.testing.assert_array_equal(ours[name], expected)
+
+
 def test_every_algorithm_learns_and_leaves_buffers_sound(workers: Start) -> None:
     parts = [separable(40 + 5 * i, 4, 2, seed=i) for i in range(1, 8)]
     started = workers({f"worker_{i}": {"train": part, "evaluate": part} for i, part in enumerate(parts, start=1)})

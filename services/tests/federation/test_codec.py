@@ -91,12 +91,39 @@ def test_damaged_bytes_are_never_anything_else(noise: bytes, place: int) -> None
     content = RecordDict(
         {"arrays": ArrayRecord({"w": Array(np.ones(3, dtype=np.float32))}), "m": MetricRecord({"n": 1})}
     )
-    raw = codec.encode(content)
-    for damaged in (noise, raw[:place] + noise + raw[place + len(noise) :], raw[: place % len(raw)]):
-        try:
-            codec.decode(damaged)
-        except codec.Malformed as error:
-            assert error.status == 400
+    full = codec.encode(content)
+    known = codec.header_of(full) or b""
+    for raw in (full, codec.encode(content, known)):
+        for damaged in (noise, raw[:place] + noise + raw[place + len(noise) :], raw[: place % len(raw)]):
+            try:
+                codec.decode(damaged, known)
+            except codec.Malformed as error:
+                assert error.status in (400, 428)
+
+
+def test_a_header_that_differs_little_is_sent_as_the_difference() -> None:
+    def content(number: int) -> RecordDict:
+        settings = {"architecture": json.dumps([{"layer": i} for i in range(1000)]), "server-round": number}
+        return RecordDict({"config": ConfigRecord(settings), "arrays": ArrayRecord({"w": Array(np.ones(3))})})
+
+    full = codec.encode(content(1))
+    known = codec.header_of(full)
+    assert known is not None
+    short = codec.encode(content(2), known)
+    assert codec.header_of(short) is None
+    assert codec.decode(short, known) == codec.decode(codec.encode(content(2)))
+    assert len(full) > 14_000
+    assert len(short) < len(full) / 50
+    for other in (b"", known + b" "):
+        with pytest.raises(codec.Unheard):
+            codec.decode(short, other)
+
+
+def test_a_header_that_swells_is_refused() -> None:
+    header = codec.preamble(b" " * (codec.MAX_HEADER + 1), b"[]")
+    assert len(header) < 10_000
+    with pytest.raises(codec.Malformed, match="too long"):
+        codec.decode(header, b"[]")
 
 
 def test_a_loss_that_is_no_number_is_not_sent() -> None:

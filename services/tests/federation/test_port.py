@@ -278,20 +278,54 @@ def test_a_worker_that_comes_back_gets_the_message_again(workers: Start, monkeyp
     (worker,) = workers({"worker_1": {"train": separable(20, 3, 2, seed=1)}})
     worker.open("secret")
     grid = grid_of(worker.port.url)
-    send = grid._lines[1]._transport.handle_request
+    talk = grid._lines[1]._talk
     broken = iter([True])
 
-    def breaking(request: httpx.Request) -> httpx.Response:
-        response = send(request)
-        response.read()
+    def breaking(*args: Any) -> Any:
+        answer = talk(*args)
         if next(broken, False):
-            raise httpx.ReadError("connection reset")
-        return response
+            raise ConnectionResetError("connection reset")
+        return answer
 
-    monkeypatch.setattr(grid._lines[1]._transport, "handle_request", breaking)
+    monkeypatch.setattr(grid._lines[1], "_talk", breaking)
     (reply,) = grid.send_and_receive(messages(grid), timeout=20)
     assert reply.content["metrics"]["num-examples"] == 20
     assert len(calls) == 1
+    grid.close()
+
+
+def test_a_header_is_sent_once_and_again_to_a_worker_that_lacks_it(
+    workers: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = counted(monkeypatch)
+    (worker,) = workers({"worker_1": {"train": separable(20, 3, 2, seed=1)}})
+    worker.open("secret")
+    grid = grid_of(worker.port.url, renew=lambda node: worker.open("secret"))
+    sent: list[int] = []
+    talk = grid._lines[1]._talk
+
+    def counting(connection: Any, method: str, request: list[bytes]) -> Any:
+        answer = talk(connection, method, request)
+        sent.append(answer.status if answer.status != 200 else sum(map(len, request)))
+        return answer
+
+    monkeypatch.setattr(grid._lines[1], "_talk", counting)
+
+    def take(number: int) -> Any:
+        message = grid.create_message(content(**{"server-round": number}), "train", 1, "")
+        return grid.send_and_receive([message], timeout=20)[0].content["arrays"]
+
+    weights = [take(number) for number in (1, 2, 3)]
+    for key in worker.sessions.keys():  # noqa: SIM118 (no mapping)
+        worker.sessions.close(key)
+    weights += [take(number) for number in (3, 4)]
+    full, *short = sent[:3]
+    assert max(short) < full / 2
+    assert sent[3:5] == [401, 428]
+    assert sent[5] == pytest.approx(full, abs=10)
+    assert sent[6] == pytest.approx(short[0], abs=10)
+    assert weights[3] == weights[2]
+    assert len(calls) == 5
     grid.close()
 
 

@@ -61,7 +61,7 @@ def test_the_fields_of_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     }
     assert sent == {
         "version": "1.1",
-        "short_message": "[WKR_w1] happened",
+        "short_message": "[WKR_w1] happened ratio=0.5 done=True",
         "level": 4,
         "_level_name": "warning",
         "_event": "happened",

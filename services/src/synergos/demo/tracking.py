@@ -69,13 +69,16 @@ class Tracker:
         """
         deadline = time.monotonic() + timeout
         while True:
-            found = self._newest()
-            if found and found.status in ENDED:
-                return found
+            try:
+                found = self._newest()
+                if found and found.status in ENDED:
+                    return found
+                state = f"has the run as {found.status}" if found else "does not have the run"
+                failure = Untracked(f"MLflow at {self._address} {state} after {timeout:g} s. See the TTP's log.")
+            except Untracked as error:  # it may be starting
+                failure = error
             if time.monotonic() > deadline:
-                name = "/".join(self._settings.keys)
-                state = f"has {name} as {found.status}" if found else f"does not have {name}"
-                raise Untracked(f"MLflow at {self._address} {state} after {timeout:g} s. See the TTP's log.")
+                raise failure
             time.sleep(0.5)
 
     def curves(self, run: Tracked) -> dict[str, dict[int, float]]:

@@ -16,6 +16,7 @@ from synergos.orchestrator.database import Database
 from synergos.orchestrator.reset import reset
 from synergos.queue import CREDENTIALS, Address
 from synergos.server import serve
+from synergos.tracking import tracker
 
 REST_PORT = 5000
 
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         address = Address.read(*options.queue, Path(os.environ.get("SYNERGOS_QUEUE_CREDENTIALS", CREDENTIALS)))
         store, keys = Store(outputs), Keys(root / "data" / "artefacts.key")
         cluster = Cluster(database, address, options.id, store, keys, REST_PORT)
-        app = create_app(cluster, database, lock)
+        app = create_app(cluster, database, lock, os.environ.get("MLFLOW_TRACKING_URI", ""), tracker.settings())
     except (SynergosError, OSError) as error:
         sys.exit(f"synergos-director: {error}")
     app.include_router(artefacts.create_router(store, keys.allowed, removable=False))

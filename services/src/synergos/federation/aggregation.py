@@ -27,6 +27,7 @@ _MEAN, _ROBUST = (
 )
 # What a strategy remembers from round to round, by array name.
 _MEMORY = ("momentum_vector", "m_t", "v_t")
+_BLOCK = 2**16
 
 State = dict[str, dict[str, NDArray[Any]]]
 
@@ -101,6 +102,8 @@ class Aggregation:
             raise GridFailure(
                 f"QFedAvg weighs by losses, and one is {who[0]}: take a criterion that is never negative."
             )
+        if type(self._strategy) in (flower.FedAvg, flower.FedProx):
+            return _as_before(_mean(replies), weights)
         try:
             result = _aggregate(self._strategy, server_round, [self._share(reply, self._names) for reply in replies])
         except ZeroDivisionError:
@@ -162,6 +165,26 @@ def _aggregate(strategy: flower.Strategy, server_round: int, replies: list[Messa
     return arrays
 
 
+def _mean(replies: Sequence[Message]) -> dict[str, Array]:
+    """Return what Flower's FedAvg does, to the bit, but block by block: large models do not fit into a cache."""
+    rows = [_metric(reply, "num-examples") for reply in replies]
+    total = sum(rows)
+    records: list[ArrayRecord] = [reply.content["arrays"] for reply in replies]  # type: ignore[misc]
+    result = {}
+    for name, first in records[0].items():
+        parts = [record[name].numpy().reshape(-1) for record in records]
+        mean = np.empty(parts[0].shape, np.result_type(parts[0].dtype, 1.0))
+        for at in range(0, len(mean), _BLOCK):
+            block = slice(at, at + _BLOCK)
+            for index, (part, share) in enumerate(zip(parts, rows, strict=True)):
+                if index:
+                    mean[block] += part[block] * (share / total)
+                else:
+                    np.multiply(part[block], share / total, out=mean[block])
+        result[name] = codec.to_array(mean.reshape(first.shape), copy=False)
+    return result
+
+
 def _pick(arrays: ArrayRecord, names: list[str]) -> ArrayRecord:
     picked = _Share()
     for name in names:
@@ -187,6 +210,6 @@ def _as_before(arrays: Mapping[str, Array], reference: ArrayRecord) -> ArrayReco
         if array.dtype != before.dtype:
             values = array.numpy()
             values = np.rint(values) if np.dtype(before.dtype).kind in "iu" else values
-            array = codec.to_array(np.asarray(values, dtype=before.dtype))
-        result[name] = array
+            array = codec.to_array(np.asarray(values, dtype=before.dtype), copy=False)
+        result[name] = codec.plain(array)
     return result

@@ -130,7 +130,7 @@ def client_app(session: Session, is_open: Callable[[], bool]) -> ClientApp:
         )
         seconds = time.perf_counter() - begin
         metrics = MetricRecord({"num-examples": len(data), "train-loss": loss, "seconds": seconds, **measured})
-        content = RecordDict({ARRAYS: training.to_record(trainee.network), METRICS: metrics})
+        content = RecordDict({ARRAYS: training.to_record(trainee.network, copy=False), METRICS: metrics})
         if schedule is not None:
             content[CONFIG] = ConfigRecord({"schedule": json.dumps(schedule, allow_nan=False)})
         return Message(content, reply_to=message)

@@ -6,7 +6,7 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -18,13 +18,11 @@ from flwr.serverapp import Grid
 from synergos.errors import Cancelled, GridFailure, SynergosError, Unreachable
 from synergos.federation import codec, identity
 from synergos.federation.line import Answer, Cancellation, Line
-from synergos.logs import carry, get_logger, headers
+from synergos.logs import carry, get_logger
 
 # Sessions that one message may cost: a worker that loses more has another trouble than a restart.
 _RENEWALS = 3
 _PAUSE = 1.0
-# Replies that are taken apart at the same time: each needs its size twice, and with many large ones that is much.
-_decoding = threading.Semaphore(2)
 
 
 @dataclass(frozen=True)
@@ -73,13 +71,14 @@ class DirectGrid(Grid):
         self._endpoints = dict(enumerate(endpoints, start=1))
         self._cancellation = cancellation or Cancellation()
         self._renew = renew
-        self._trace = headers()
         self._lines = {
             node: Line(endpoint.participant_id, endpoint.url, f"{endpoint.url}/health", grace, self._cancellation)
             for node, endpoint in self._endpoints.items()
         }
         # One thread per worker, which alone uses its line: it is closed when the last request is through.
         self._lanes = {node: ThreadPoolExecutor(1, f"grid-{node}") for node in self._endpoints}
+        # The last header that a node was sent in full: of later ones it is told the difference.
+        self._told: dict[int, bytes] = {}
         self._answers: queue.SimpleQueue[Message | Lost | Exception] = queue.SimpleQueue()
         self._closed = threading.Event()
         self._absent: dict[int, Unreachable] = {}
@@ -135,19 +134,19 @@ class DirectGrid(Grid):
             Cancelled: the work was called off.
         """
         deadline = time.monotonic() + timeout if timeout is not None else None
-        bodies: dict[int, bytes] = {}
+        parts: dict[int, tuple[bytes, Sequence[memoryview]]] = {}
         answers = self._answers = queue.SimpleQueue()
         self._cancellation.check()
         waiting = 0
         for message in messages:
             # A round gives all its messages one content.
             key = id(message.content)
-            if key not in bodies:
-                bodies[key] = codec.encode(message.content)
+            if key not in parts:
+                parts[key] = codec.split(message.content)
             lane = self._lanes[message.metadata.dst_node_id]
-            lane.submit(self._exchange, message, bodies[key], deadline, answers)
+            lane.submit(self._exchange, message, *parts[key], deadline, answers)
             waiting += 1
-        bodies.clear()
+        parts.clear()
         for _ in range(waiting):
             answer = answers.get()
             if isinstance(answer, Exception):
@@ -173,36 +172,44 @@ class DirectGrid(Grid):
     def _exchange(
         self,
         message: Message,
-        body: bytes,
+        header: bytes,
+        elements: Sequence[memoryview],
         deadline: float | None,
         answers: queue.SimpleQueue[Message | Lost | Exception],
     ) -> None:
         try:
-            answers.put(self._ask(message, body, deadline))
+            answers.put(self._ask(message, header, elements, deadline))
         except Unreachable as error:
             answers.put(Lost(message.metadata.dst_node_id, error))
         except Exception as error:
             answers.put(error)
 
-    def _ask(self, message: Message, body: bytes, deadline: float | None) -> Message:
+    def _ask(self, message: Message, header: bytes, elements: Sequence[memoryview], deadline: float | None) -> Message:
         node = message.metadata.dst_node_id
         endpoint = self._endpoints[node]
         config = message.content.get("config")
         server_round = config.get("server-round", 0) if isinstance(config, ConfigRecord) else 0
         path = f"/v1/messages/{message.metadata.message_type}/{server_round!r}/{node}"
-        fields = {"Authorization": f"Bearer {endpoint.token}", "Content-Type": codec.MEDIA_TYPE, **self._trace}
-        for attempt in range(_RENEWALS + 1):
+        headers = {"Authorization": f"Bearer {endpoint.token}"}
+
+        def ask() -> Answer:
             left = None if deadline is None else deadline - time.monotonic()
-            answer = self._lines[node].ask("POST", path, body, fields, left)
+            body: list[bytes | memoryview] = [codec.preamble(header, self._told.get(node, b"")), *elements]
+            return self._lines[node].ask("POST", path, body, headers, left)
+
+        for attempt in range(_RENEWALS + 1):
+            answer = ask()
+            if answer.status == HTTPStatus.PRECONDITION_REQUIRED and self._told.pop(node, b""):
+                answer = ask()
             if answer.status == HTTPStatus.OK:
+                self._told.setdefault(node, header)
                 break
             no_session = answer.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND)
             if not no_session or self._renew is None or attempt == _RENEWALS:
                 raise GridFailure(f"Participant {self.name(node)} {_complaint(answer)}")
             self._renew(node)
         try:
-            with _decoding:
-                return Message(codec.decode(answer.body), reply_to=message)
+            return Message(codec.decode(answer.body, self._told[node]), reply_to=message)
         except codec.Malformed as error:
             raise GridFailure(f"Participant {self.name(node)} gave an unusable answer: {error.message}") from None
 

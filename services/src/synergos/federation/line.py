@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import http
 import http.client
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlsplit
-
-import httpx
 
 from synergos.errors import Cancelled, Unreachable
 
 # A peer that vanished without a word (power, network) is noticed within half a minute, however long a round may take.
-_KEEPALIVE = [
+_OPTIONS = [
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10),
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
@@ -29,7 +28,8 @@ _PAUSE = 0.2
 FIRST_ANSWER = 10.0
 _WATCH = 2.0
 _LOOK = 3.0
-_PIECE = 2**20
+# What is read at once, and what is worth a system call of its own when it is sent.
+_PIECE, _LARGE = 2**20, 2**16
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,9 @@ class Line:
     def __init__(self, participant_id: str, url: str, health: str, grace: float, cancellation: Cancellation) -> None:
         self.answered = False
         self._participant_id, self._url, self._health, self._grace = participant_id, url, urlsplit(health), grace
+        self._target = urlsplit(url)
         self._cancellation = cancellation
-        # Transports, not clients: what a client adds (cookies, redirects, proxies) costs a third of a small round.
-        self._transport = httpx.HTTPTransport(verify=False, socket_options=_KEEPALIVE)
+        # A bare socket: what an HTTP client adds takes longer than all else that the TTP does for a small message.
         self._socket: socket.socket | None = None
         self._begun: float | None = None
         self._away: float | None = None
@@ -102,8 +102,18 @@ class Line:
         self._watcher: threading.Thread | None = None
         cancellation.on_cancel(self._hang_up)
 
-    def ask(self, method: str, path: str, content: bytes, headers: dict[str, str], timeout: float | None) -> Answer:
+    def ask(
+        self,
+        method: str,
+        path: str,
+        content: Sequence[bytes | memoryview],
+        headers: dict[str, str],
+        timeout: float | None,
+    ) -> Answer:
         """Send a request that may be repeated and return the answer, whatever its status.
+
+        Args:
+            content: the body in pieces.
 
         Raises:
             Unreachable: the worker is gone, or did not answer in `timeout` seconds.
@@ -112,9 +122,9 @@ class Line:
         if self._watcher is None:
             self._watcher = threading.Thread(target=self._watch, daemon=True, name=f"watch-{self._participant_id}")
             self._watcher.start()
-        headers = {**headers, "Content-Length": str(len(content))}
-        pieces = content if len(content) <= _PIECE else _Pieces(content)
-        request = httpx.Request(method, self._url + path, headers=headers, content=pieces)
+        headers = {"Host": self._target.netloc, **headers, "Content-Length": str(sum(map(len, content)))}
+        lines = (f"{method} {self._target.path}{path} HTTP/1.1", *(f"{key}: {headers[key]}" for key in headers), "", "")
+        request = ["\r\n".join(lines).encode(), *content]
         deadline = None if timeout is None else time.monotonic() + timeout
         self._away, trouble = None, "did not answer in time"
         while True:
@@ -122,23 +132,23 @@ class Line:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 raise self._unreachable(trouble)
-            limits = httpx.Timeout(left, connect=_CONNECT if left is None else min(_CONNECT, left))
-            request.extensions = {"timeout": limits.as_dict(), "trace": self._trace}
-            begun = self._begun = time.monotonic()
+            begun, connected = time.monotonic(), False
+            self._begun = begun
             try:
-                response = self._transport.handle_request(request)
-                # Not `response.read()`, which keeps a list of all pieces first: twice the size, in crumbs.
-                body = bytearray()
-                for piece in response.iter_bytes():
-                    body += piece
-                response.close()
-            except (httpx.ReadTimeout, httpx.WriteTimeout):
-                raise self._unreachable("did not answer in time") from None
-            except httpx.TransportError as error:
+                connection = self._connect(_CONNECT if left is None else min(_CONNECT, left))
+                connected = True
+                # Called off while it connected: nobody else would have closed it.
+                self._cancellation.check()
+                connection.settimeout(left)
+                answer = self._talk(connection, method, request)
+            except (OSError, http.client.HTTPException) as error:
+                self._disconnect()
+                # One with a number is the kernel's, whose probes were not answered.
+                if connected and isinstance(error, TimeoutError) and error.errno is None:
+                    raise self._unreachable("did not answer in time") from None
                 self._cancellation.check()
                 # A broken connection after a long wait is news of this moment, not of the moment of sending.
-                failed_at_once = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
-                away = self._away = self._away or (begun if failed_at_once else time.monotonic())
+                away = self._away = self._away or (time.monotonic() if connected else begun)
                 trouble = f"cannot be reached at {self._url}: {str(error) or 'no answer'}"
                 if time.monotonic() - away >= self._patience:
                     raise self._unreachable(trouble) from None
@@ -148,14 +158,14 @@ class Line:
             finally:
                 self._begun = None
             self.answered = True
-            return Answer(response.status_code, body)
+            return answer
 
     def alive(self, timeout: float = _LOOK) -> bool:
         """Look whether the worker's health check answers."""
         connection = http.client.HTTPConnection(self._health.hostname or "", self._health.port, timeout=timeout)
         try:
             connection.request("GET", self._health.path)
-            return connection.getresponse().status == httpx.codes.OK
+            return connection.getresponse().status == http.HTTPStatus.OK
         except (OSError, http.client.HTTPException):
             return False
         finally:
@@ -164,7 +174,7 @@ class Line:
     def close(self) -> None:
         """Let go of the connection. Call it from the thread that asks, or when nothing is asked."""
         self._closed.set()
-        self._transport.close()
+        self._disconnect()
 
     @property
     def _patience(self) -> float:
@@ -184,23 +194,62 @@ class Line:
 
     def _hang_up(self) -> None:
         # Closing would not wake a thread that reads.
-        if self._socket is not None:
+        connection = self._socket
+        if connection is not None:
             with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
+                connection.shutdown(socket.SHUT_RDWR)
 
-    def _trace(self, event: str, facts: dict[str, Any]) -> None:
-        if event == "connection.connect_tcp.complete":
-            self._socket = facts["return_value"].get_extra_info("socket")
+    def _connect(self, timeout: float) -> socket.socket:
+        """Return the connection there is, as long as the worker has not closed it, or a new one."""
+        if self._socket is not None:
+            self._socket.settimeout(0)
+            try:
+                self._socket.recv(1, socket.MSG_PEEK)
+            except BlockingIOError:
+                return self._socket
+            except OSError:
+                pass
+            self._disconnect()
+        connection = socket.create_connection((self._target.hostname or "", self._target.port or 80), timeout)
+        for option in _OPTIONS:
+            connection.setsockopt(*option)
+        self._socket = connection
+        return connection
+
+    def _disconnect(self) -> None:
+        connection, self._socket = self._socket, None
+        if connection is not None:
+            connection.close()
+
+    def _talk(self, connection: socket.socket, method: str, request: Iterable[bytes | memoryview]) -> Answer:
+        # A worker that refuses a large message says so, and closes, before it has read all of it.
+        with contextlib.suppress(ConnectionError):
+            _send(connection, request)
+        body = bytearray()
+        with contextlib.closing(http.client.HTTPResponse(connection, method=method)) as response:
+            response.begin()
+            while piece := response.read(_PIECE):
+                body += piece
+            if response.length:
+                raise http.client.IncompleteRead(b"", response.length)
+        if response.will_close:
+            self._disconnect()
+        return Answer(response.status, body)
 
     def _unreachable(self, what: str) -> Unreachable:
         return Unreachable(f"Participant {self._participant_id} {what}")
 
 
-class _Pieces:
-    """A large body in pieces: as one it would be copied at each partial write of its rest."""
-
-    def __init__(self, content: bytes) -> None:
-        self._content = memoryview(content)
-
-    def __iter__(self) -> Iterator[bytes]:
-        return (bytes(self._content[i : i + _PIECE]) for i in range(0, len(self._content), _PIECE))
+def _send(connection: socket.socket, pieces: Iterable[bytes | memoryview]) -> None:
+    """Send large pieces from where they lie, and small ones together."""
+    small = bytearray()
+    for piece in pieces:
+        if len(piece) < _LARGE:
+            small += piece
+        if len(piece) >= _LARGE or len(small) >= _LARGE:
+            connection.sendall(small)
+            small.clear()
+        if len(piece) >= _LARGE:
+            connection.sendall(piece)
+    if small:
+        connection.sendall(small)

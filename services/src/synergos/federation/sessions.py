@@ -41,6 +41,7 @@ class Session:
         record: called with (meta, y_pred, y_score) after inference; computes the metrics, writes the participant's
             files and returns {"statistics": {...}, "res_path": str}. y_pred: regression float (rows,), else class
             index int (rows,); y_score: regression and two classes float (rows, 1), more classes float (rows, classes).
+        trace_id: of the work that the combination was initialised for.
         state: room for the training client, dropped with the session.
     """
 
@@ -50,13 +51,14 @@ class Session:
     action: Action
     data: Mapping[str, Split]
     record: Callable[[str, NDArray[Any], NDArray[Any]], dict[str, Any]]
+    trace_id: str | None = None
     state: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def ids(self) -> dict[str, str]:
-        """The combination and the participant."""
-        names = ("collab_id", "project_id", "expt_id", "run_id", "participant_id")
-        return dict(zip(names, (*self.key, self.participant_id), strict=True))
+    def ids(self) -> dict[str, str | None]:
+        """What every line about the session is logged with: combination, participant, trace."""
+        names = ("collab_id", "project_id", "expt_id", "run_id", "participant_id", "trace_id")
+        return dict(zip(names, (*self.key, self.participant_id, self.trace_id), strict=True))
 
 
 class Sessions:

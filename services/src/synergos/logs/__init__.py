@@ -13,7 +13,7 @@ import sys
 import threading
 from dataclasses import asdict
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 from structlog.typing import FilteringBoundLogger
@@ -32,10 +32,15 @@ FLUSH = 3.0
 _lines: Lines | None = None
 
 
-def configure(options: Options, component: str) -> None:
-    """Set up logging of this process; with a logging resolution, also start the records of what it uses."""
+def configure(options: Options, component: str, stream: TextIO | None = None) -> None:
+    """Set up logging of this process; with a logging resolution, also start the records of what it uses.
+
+    Args:
+        component: `ttp`, `worker` or `director`.
+        stream: where lines are printed instead of standard output.
+    """
     global _lines
-    _lines = lines = Lines(options.id, component, options.censored, options.debug)
+    _lines = lines = Lines(options.id, component, options.censored, options.debug, stream)
     system = f"SYS_{options.id}"
     if options.logging_variant[0] == "graylog":
         _, host, port = options.logging_variant

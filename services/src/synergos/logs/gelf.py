@@ -17,10 +17,17 @@ _TEXT, _FULL, _FIELDS = 8_000, 100_000, 64
 # A message that is larger is cut down to fields of `_SHORT` characters.
 _LARGE, _SHORT = 512 * 1024, 500
 _LARGEST_NUMBER = 2**63
+# What GELF forbids as an additional field, and what Graylog makes of the fields that every message has.
 _RESERVED = frozenset(
-    {"id", "ttl", "source", "all", "index", "type", "score"}
-    | {"version", "host", "short_message", "full_message", "message", "timestamp", "level", "facility", "line", "file"}
-    | {"streams"}
+    ("id", "version", "host", "source", "short_message", "message", "full_message", "timestamp", "level", "streams")
+)
+# Fields that say whose line it is, not what happened: the short message leaves them out.
+_CONTEXT = frozenset(
+    (
+        *("timestamp", "level", "event", "logger", "line_id", "component", "node", "lineno", "exception", "code"),
+        *("trace_id", "job_id", "process", "collab_id", "project_id", "expt_id", "run_id", "participant_id"),
+        *("ID_path", "ID_class", "ID_function"),
+    )
 )
 _HOST = socket.gethostname()
 _dump = json.JSONEncoder(ensure_ascii=False, default=str, separators=(",", ":")).encode
@@ -43,7 +50,7 @@ def _message(line: Mapping[str, Any], seconds: float, text: int, full: int) -> d
     message: dict[str, Any] = {
         "version": "1.1",
         "host": _HOST,
-        "short_message": f"[{line['logger']}] {shorten(str(line['event']), text)}",
+        "short_message": f"[{line['logger']}] {shorten(_summary(line), _SHORT)}",
         "timestamp": round(seconds, 6),
         "level": LEVELS.get(line["level"], 6),
         "_level_name": line["level"],
@@ -56,6 +63,16 @@ def _message(line: Mapping[str, Any], seconds: float, text: int, full: int) -> d
             if plain is not None:
                 message[_key(name)] = plain
     return message
+
+
+def _summary(line: Mapping[str, Any]) -> str:
+    """Return what a list of lines is to show of this one: the event and its own short fields."""
+    told = (f"{name}={value}" for name, value in line.items() if name not in _CONTEXT and _brief(value))
+    return " ".join((str(line["event"]), *told))
+
+
+def _brief(value: Any) -> bool:
+    return isinstance(value, int | float) or (isinstance(value, str) and 0 < len(value) <= 200)
 
 
 def shorten(text: str, length: int) -> str:

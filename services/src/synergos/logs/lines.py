@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 from structlog.typing import EventDict, WrappedLogger
@@ -26,6 +26,7 @@ from synergos.logs.sender import Sender
 
 _PREFIXES = {"ttp": "TTP_", "worker": "WKR_", "director": "DIR_"}
 _LEVELS = {"warn": "warning", "exception": "error", "fatal": "critical", "notset": "info"}
+_SENDER = {"ID_path": "synergos/logs/sender.py", "ID_class": "Sender"}
 _dump = json.JSONEncoder(default=str).encode
 
 
@@ -36,12 +37,20 @@ class Lines:
         node: `--id` of the process.
         censored: mask values by their key, see `synergos.logs.censor`.
         debug: add the number of the source line.
+        stream: where lines are printed; None for standard output, whatever that is by then.
     """
 
-    def __init__(self, node: str, component: str, censored: bool = False, debug: bool = False) -> None:
+    def __init__(
+        self,
+        node: str,
+        component: str,
+        censored: bool = False,
+        debug: bool = False,
+        stream: TextIO | None = None,
+    ) -> None:
         self._base = {"component": component, "node": node}
         self.logger = f"{_PREFIXES[component]}{node}"
-        self._censored, self._debug = censored, debug
+        self._censored, self._debug, self._stream = censored, debug, stream
         self._places: dict[tuple[str, int], dict[str, str]] = {}
         self.senders: dict[str, Sender] = {}
         self._begin()
@@ -81,7 +90,7 @@ class Lines:
     def say(self, event: str, level: str, **fields: object) -> bytes:
         """Print a line about the logging itself and return it for the log server. See `synergos.logs.sender.Say`."""
         with self._lock:
-            line, seconds = self._line(level, {"event": event, **fields}, {"ID_class": "Sender"}, self.logger)
+            line, seconds = self._line(level, {"event": event, **fields}, _SENDER, self.logger)
             self._print(line)
             return gelf.encode(line, seconds)
 
@@ -113,8 +122,9 @@ class Lines:
         return clean(line, self._censored), seconds
 
     def _print(self, line: dict[str, Any]) -> None:
-        sys.stdout.write(f"{_dump(line)}\n")
-        sys.stdout.flush()
+        stream = self._stream or sys.stdout
+        stream.write(f"{_dump(line)}\n")
+        stream.flush()
 
     def _place(self, frame: FrameType) -> dict[str, Any]:
         code = frame.f_code

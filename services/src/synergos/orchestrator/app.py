@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -17,9 +17,12 @@ from synergos.orchestrator.grids import Grids
 from synergos.orchestrator.ledger import Process
 from synergos.orchestrator.queue import JobQueue, Task
 from synergos.rest import create_api
+from synergos.tracking.tracker import Tracker
 
 
-def create_app(grids: Grids, database: Database, job_lock: Path) -> FastAPI:
+def create_app(
+    grids: Grids, database: Database, job_lock: Path, mlflow_uri: str = "", tags: Mapping[str, str] | None = None
+) -> FastAPI:
     """Return the REST API of phases 1 to 3 (contract of 2021) and of jobs, with the database brought up to date.
 
     Jobs of an earlier process go on when the application starts. `app.state.jobs` is the queue: call its `stop` before
@@ -29,6 +32,8 @@ def create_app(grids: Grids, database: Database, job_lock: Path) -> FastAPI:
         grids: who does the jobs.
         database: the records.
         job_lock: file that is locked while a job runs.
+        mlflow_uri: of the MLflow server that is told of trainings; empty for none.
+        tags: what its runs are marked with.
 
     Raises:
         synergos.errors.Invalid: the database cannot be used, or a newer version made it.
@@ -40,12 +45,15 @@ def create_app(grids: Grids, database: Database, job_lock: Path) -> FastAPI:
         "validate": evaluate.validate,
         "predict": evaluate.predict,
     }
-    queue = JobQueue(database, grids, job_lock, processes)
+    tracker = Tracker(database, mlflow_uri, tags, here=grids.here) if mlflow_uri else None
+    queue = JobQueue(database, grids, job_lock, processes, tracker)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         # Not before: the ports are taken then, so no other process works on the same jobs.
         await anyio.to_thread.run_sync(queue.start)
+        if tracker is not None:
+            tracker.start()
         yield
 
     app = create_api("Synergos orchestrator", lifespan)

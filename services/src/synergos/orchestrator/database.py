@@ -14,7 +14,7 @@ from alembic.config import Config
 from alembic.util import CommandError
 
 from synergos.errors import Invalid, NotFound, SynergosError
-from synergos.orchestrator.kinds import KINDS, SCOPE, Key, Kind
+from synergos.orchestrator.kinds import KINDS, RUN, SCOPE, Key, Kind
 
 Body = dict[str, Any]
 
@@ -96,6 +96,33 @@ PARTS = sa.Table(
     sa.Column("answer", sa.JSON(none_as_null=True)),
     sa.UniqueConstraint("job_id", "part"),
     sa.ForeignKeyConstraint(["job_id"], ["Job.job_id"], ondelete="CASCADE"),
+    sqlite_autoincrement=True,
+)
+# What MLflow has yet to be told, and of which trainings: see `synergos.tracking.outbox`.
+TRACKS = sa.Table(
+    "Track",
+    METADATA,
+    sa.Column("doc_id", sa.Integer, primary_key=True),
+    sa.Column("track_id", sa.String(32), nullable=False),
+    sa.Column("job_id", sa.String(32), nullable=False),
+    *(sa.Column(name, sa.String(128), nullable=False) for name in RUN.key),
+    sa.Column("rounds", sa.Integer, nullable=False),
+    sa.Column("dropped", sa.Integer, nullable=False),
+    sa.Column("status", sa.String(16)),
+    sa.Column("mlflow_id", sa.String(64)),
+    sa.Column("validated", sa.JSON, nullable=False),
+    sa.UniqueConstraint("track_id"),
+    sqlite_autoincrement=True,
+)
+OUTBOX = sa.Table(
+    "Outbox",
+    METADATA,
+    sa.Column("doc_id", sa.Integer, primary_key=True),
+    sa.Column("track_id", sa.String(32), nullable=False, index=True),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("size", sa.Integer, nullable=False),
+    sa.Column("body", sa.JSON, nullable=False),
+    sa.ForeignKeyConstraint(["track_id"], ["Track.track_id"], ondelete="CASCADE"),
     sqlite_autoincrement=True,
 )
 

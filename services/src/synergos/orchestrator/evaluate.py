@@ -9,7 +9,7 @@ from synergos.errors import Invalid, NotFound
 from synergos.jobs import AlignJob, InferJob
 from synergos.orchestrator import assemble, schemas
 from synergos.orchestrator.database import Body, Database, Records
-from synergos.orchestrator.kinds import ALIGNMENT, PREDICTION, REGISTRATION, TAG, VALIDATION, Key
+from synergos.orchestrator.kinds import ALIGNMENT, MODEL, PREDICTION, REGISTRATION, TAG, VALIDATION, Key
 from synergos.orchestrator.queue import JobQueue, Step, Task
 from synergos.orchestrator.render import show
 from synergos.rest import success
@@ -150,6 +150,9 @@ def validate(task: Task) -> list[Body]:
                 records.put(VALIDATION, {**step.combination.key, "participant_id": name}, {"evaluate": result})
                 for name, result in results.items()
             ]
+            if task.tracker:
+                model = records.get(MODEL, step.combination.key).body["global"]
+                task.tracker.validated(step.combination.key, results, model.get("best_round", 0), records)
             return show(records, stored)
 
     return [shown for found in task.every(combinations, one) for shown in found]

@@ -32,6 +32,7 @@ from synergos.orchestrator.database import Body, Database, Records, StorageFailu
 from synergos.orchestrator.grids import Grids
 from synergos.orchestrator.kinds import COLLABORATION, EXPERIMENT, PARTICIPANT, PROJECT, REGISTRATION, RUN, Key
 from synergos.orchestrator.ledger import KEPT_ROUNDS, Job, Ledger, Process, now
+from synergos.tracking.tracker import Status, Tracker
 
 T = TypeVar("T")
 
@@ -82,14 +83,22 @@ class Task:
         future: what the job returns or raises.
         ended: set when everything about its end is stored.
         cancelled: why it is to end early.
+        tracker: is told of trainings, if anything is.
     """
 
     def __init__(
-        self, job: Job, database: Database, engine: Engine, rounds: Iterable[Body] = (), parallel: int = 1
+        self,
+        job: Job,
+        database: Database,
+        engine: Engine,
+        rounds: Iterable[Body] = (),
+        parallel: int = 1,
+        tracker: Tracker | None = None,
     ) -> None:
         self.job = job
         self.database = database
         self.engine = engine
+        self.tracker = tracker
         self.future: Future[list[Body]] = Future()
         self.ended = threading.Event()
         self.cancelled: str | None = None
@@ -178,6 +187,8 @@ class Task:
     def finishing(self, key: Key) -> Iterator[Records]:
         """Open the transaction that stores the results of a combination and notes it as finished."""
         self.flush()
+        if self.tracker is not None:
+            self.tracker.flush()
         with self._finish_lock:
             with self._lock:
                 others = [other for other in self._under_way if other != key]
@@ -251,6 +262,7 @@ class JobQueue:
     Args:
         lock: file that is locked while a job runs.
         processes: what does each kind of job; returns what the request is answered with.
+        tracker: is told of trainings.
     """
 
     def __init__(
@@ -259,9 +271,11 @@ class JobQueue:
         grids: Grids,
         lock: Path,
         processes: Mapping[Process, Callable[[Task], list[Body]]],
+        tracker: Tracker | None = None,
     ) -> None:
         self._database = database
         self._grids = grids
+        self._tracker = tracker
         self._lock_file = lock
         self._processes = processes
         self._log = get_logger("jobs")
@@ -400,7 +414,8 @@ class JobQueue:
         self._log.info("job taken up again", **facts(job), code=202, attempts=job.attempts)
 
     def _task(self, job: Job, rounds: Iterable[Body] = ()) -> Task:
-        return Task(job, self._database, self._grids.engine(job), rounds, self._grids.parallel)
+        grids = self._grids
+        return Task(job, self._database, grids.engine(job), rounds, grids.parallel, self._tracker)
 
     def _places(self) -> dict[str, int]:
         return {task.job.job_id: place for place, task in enumerate(self._waiting, 1)}
@@ -543,6 +558,9 @@ class JobQueue:
             ledger = Ledger(records)
             for ended in (*late, job):
                 ledger.save(ended)
+                if self._tracker is not None and ended.state in ("failed", "cancelled"):
+                    status: Status = "FAILED" if ended.state == "failed" else "KILLED"
+                    self._tracker.ended(ended.job_id, status, ended.reason or "", records)
             ledger.forget_old()
         with self._changed:
             for ended in late:

@@ -9,6 +9,7 @@ from synergos.orchestrator.database import Database
 from synergos.orchestrator.kinds import KINDS
 from synergos.orchestrator.ledger import Ledger
 from synergos.orchestrator.queue import exclusive
+from synergos.tracking.outbox import Outbox
 
 
 def reset(database: Database, outputs: Path, lock: Path, dry_run: bool) -> None:
@@ -24,6 +25,8 @@ def reset(database: Database, outputs: Path, lock: Path, dry_run: bool) -> None:
                 _print_count(count, kind.name)
         if count := Ledger(records).count():
             _print_count(count, "Job")
+        if count := Outbox(records).count():
+            print(f"{count} entr{'ies' if count > 1 else 'y'} that MLflow does not have yet")
         trees = sorted(outputs.iterdir())
         for tree in trees:
             print(tree)
@@ -32,6 +35,7 @@ def reset(database: Database, outputs: Path, lock: Path, dry_run: bool) -> None:
         for kind in KINDS:
             records.clear(kind)
         Ledger(records).clear()
+        Outbox(records).clear()
         for tree in trees:
             if tree.is_dir() and not tree.is_symlink():
                 shutil.rmtree(tree)

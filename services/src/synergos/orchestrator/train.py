@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from synergos.errors import Forbidden, NotFound
-from synergos.jobs import AlignJob, TrainJob
+from synergos.jobs import AlignJob, RoundProgress, TrainJob, Watch
 from synergos.orchestrator import assemble, schemas
 from synergos.orchestrator.database import Body, Database
 from synergos.orchestrator.kinds import ALIGNMENT, EXPERIMENT, MODEL, PROJECT
@@ -110,10 +110,22 @@ def train(task: Task) -> list[Body]:
 
     def one(step: Step) -> list[Body]:
         job = TrainJob(**vars(step.combination), action=action, parties=parties, auto_align=order.auto_align)
-        result = task.engine.train(job, step.watch)
+        training = task.tracker.begin(job, task.job.job_id) if task.tracker else None
+        result = task.engine.train(job, _both(step.watch, training.watch) if training else step.watch)
         if order.auto_align:
             result.paths["global"]["basis"] = assemble.basis(step.combination, parties)
         with step.finishing() as records:
-            return show(records, [records.put(MODEL, step.combination.key, result.paths)])
+            model = records.put(MODEL, step.combination.key, result.paths)
+            if task.tracker and training:
+                task.tracker.trained(training, result, job, records)
+            return show(records, [model])
 
     return [shown for found in task.every(combinations, one) for shown in found]
+
+
+def _both(first: Watch, second: Watch) -> Watch:
+    def watch(progress: RoundProgress) -> None:
+        first(progress)
+        second(progress)
+
+    return watch

@@ -18,6 +18,7 @@ from synergos.orchestrator.grids import OneGrid
 from synergos.orchestrator.reset import reset
 from synergos.rest import create_api
 from synergos.server import serve
+from synergos.tracking import tracker
 from synergos.ttp.engine import GridEngine
 
 REST_PORT = 5000
@@ -42,7 +43,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         engine = GridEngine(outputs)
         if options.queue is not None:
             _serve_queue(engine, options, outputs, lock)
-        app = create_app(OneGrid(engine), Database(url), lock)
+        app = create_app(
+            OneGrid(engine), Database(url), lock, os.environ.get("MLFLOW_TRACKING_URI", ""), tracker.settings()
+        )
     except (SynergosError, OSError) as error:
         sys.exit(f"synergos-ttp: {error}")
     serve(

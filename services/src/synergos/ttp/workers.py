@@ -114,7 +114,7 @@ class WorkerClient:
 
     def _send(self, method: str, path: str, body: dict[str, Any]) -> Answer:
         fields = {"Content-Type": "application/json", **self._trace}
-        return self._line.ask(method, path, json.dumps(body).encode(), fields, self._timeout)
+        return self._line.ask(method, path, [json.dumps(body).encode()], fields, self._timeout)
 
     def _data(self, answer: Answer) -> Any:
         try:

@@ -23,7 +23,7 @@ from synergos.errors import Invalid, NotFound, StillProcessing, SynergosError
 from synergos.federation.sessions import Key, Session, Sessions
 from synergos.ids import check_id
 from synergos.jobs import Action, Layout, Meta, Spacers, Tags
-from synergos.logs import bound, carry, get_logger
+from synergos.logs import bound, carry, get_logger, trace_id
 from synergos.worker import datasets, files, outputs
 from synergos.worker.prepared import Aligned
 from synergos.worker.tags import resolve
@@ -211,6 +211,7 @@ class Projects:
                     action=action,
                     data={meta: each.split for meta, each in data.items()},
                     record=store,
+                    trace_id=trace_id(),
                 )
             )
         metas = ", ".join(data)

@@ -10,16 +10,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import httpx
 import loopback
 import pytest
 from receiver import Message, Receiver, until
 
-from synergos import Driver
+from synergos import Driver, trace
 from synergos.demo import phases
 from synergos.demo.settings import Settings
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 EXAMPLE = EXAMPLES / "diabetes"
+WRONG = "a-token-that-opens-nothing"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 # Runs at the start of every process: notes each token that is made.
 SPY = """
@@ -72,6 +74,8 @@ def cycle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cycle]:
             phase(settings, driver)
         driver.runs.create("demo", "traced", "model", "bad", rounds=1, epochs="many")
         jobs = driver.jobs.read_all()["data"]
+        intruder = {"Authorization": f"Bearer {WRONG}", "traceparent": trace.header(TRACE)}
+        httpx.post(f"http://{grid.workers['worker_1']}:8020/v1/messages/train/1/1", content=b"x", headers=intruder)
         time.sleep(1.5)
         grid.stop()
         printed = [
@@ -90,7 +94,7 @@ def test_the_log_server_has_what_was_printed(cycle: Cycle) -> None:
     assert sorted(arrived) == sorted(printed) and len(set(printed)) == len(printed)
     for message in cycle.messages:
         assert message["version"] == "1.1" and message["host"]
-        assert message["short_message"] == f"[{message['_logger']}] {message['_event']}"
+        assert message["short_message"].startswith(f"[{message['_logger']}] {message['_event']}")
         assert abs(message["timestamp"] - time.time()) < 600
         assert {"_ID_path", "_level_name"} <= message.keys()
 
@@ -134,6 +138,8 @@ def test_a_refused_request_says_why(cycle: Cycle) -> None:
     [refused] = [each for each in cycle.of("request", logger="TTP_") if each["_status"] == 417]
     assert refused["level"] == 4 and refused["_code"] == 417 and "epochs" in refused["_description"]
     assert refused["_trace_id"] == TRACE
+    [intruder] = cycle.of("message refused")
+    assert (intruder["_logger"], intruder["_code"], intruder["_trace_id"]) == ("WKR_worker_1", 401, TRACE)
 
 
 def test_every_node_introduces_itself(cycle: Cycle) -> None:
@@ -163,6 +169,7 @@ def test_neither_secrets_nor_data_are_logged(cycle: Cycle) -> None:
     lines += [json.dumps(message, ensure_ascii=False) for message in cycle.messages]
     assert len(cycle.tokens) >= 6, "two workers in training, validation and prediction"
     text = "\n".join(lines)
+    assert WRONG not in text
     assert [token for token in cycle.tokens if token in text] == []
     numbers = re.compile(r"\d+\.\d{4,}")
     data = {number for path in (EXAMPLE / "dataset").glob("*/*/*.csv") for number in numbers.findall(path.read_text())}
