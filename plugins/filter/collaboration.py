@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Callable
 
 from ansible_collections.synergos.grid.plugins.filter.endpoint import endpoint
+from ansible_collections.synergos.grid.plugins.plugin_utils._run import container_of
 
 DOCUMENTATION = r"""
 name: collaboration
@@ -56,11 +57,10 @@ def collaboration(hosts: list[str], hostvars: Mapping[str, Any], engine: str) ->
     """Return {"logs": {...}, "mlops": {...}} as far as `hosts` have them, as a TTP on `engine` reaches them."""
     found: dict[str, Any] = {}
     for host in sorted(hosts):
-        published = hostvars[host].get("ansible_facts", {}).get("synergos_component")
-        component = published["container"]["component"] if published else None
-        if component not in COMPONENTS:
+        container = container_of(hostvars[host])
+        if container is None or container["component"] not in COMPONENTS:
             continue
-        name, ports = COMPONENTS[component]
+        name, ports = COMPONENTS[container["component"]]
         reached = {key: endpoint(host, hostvars, port, engine) for key, port in ports.items()}
         record = {
             "host": reached["main"]["host"],

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Callable
 
 from ansible.errors import AnsibleFilterError
+from ansible_collections.synergos.grid.plugins.plugin_utils._run import container_of
 
 DOCUMENTATION = r"""
 name: endpoint
@@ -59,14 +60,13 @@ def endpoint(component: str, hostvars: Mapping[str, Any], port: int, engine: str
     if component not in hostvars:
         raise AnsibleFilterError(f"{component} is no host of the inventory.")
     host = hostvars[component]  # made anew each time that it is asked for
-    published = host.get("ansible_facts", {}).get("synergos_component")
+    container = container_of(host)
     carrier = host.get("synergos_engine")
-    if not published:
+    if container is None:
         known = host.get("synergos_address")
         if known and carrier == engine and not network:
             return {"host": known, "port": port}
         raise AnsibleFilterError(f"{component} has not published its container in this run: run its role first.")
-    container = published["container"]
     if network:
         for attachment in container.get("networks", []) if carrier == engine else ():
             if attachment["name"] == network:

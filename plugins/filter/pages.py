@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Callable
 
+from ansible_collections.synergos.grid.plugins.plugin_utils._run import container_of
+
 DOCUMENTATION = r"""
 name: pages
 short_description: Say under which URLs a browser reaches the components of a grid
@@ -52,12 +54,11 @@ def pages(hosts: list[str], hostvars: Mapping[str, Any]) -> dict[str, str]:
     """Return the URL of every page that a browser reaches."""
     found: dict[str, str] = {}
     for host in sorted(hosts):
-        published = hostvars[host].get("ansible_facts", {}).get("synergos_component")
-        component = published["container"]["component"] if published else None
-        if component not in PAGES:
+        container = container_of(hostvars[host])
+        if container is None or container["component"] not in PAGES:
             continue
-        name, port, path = PAGES[component]
-        for mapping in published["container"].get("ports", []):
+        name, port, path = PAGES[container["component"]]
+        for mapping in container.get("ports", []):
             if mapping["container"] == port:
                 address = mapping.get("address", "127.0.0.1")
                 if address == "0.0.0.0":
