@@ -47,7 +47,10 @@ class Volume:
 
 @dataclass(frozen=True)
 class Secret:
-    """Which secret of the control node, and as what: `plain`, or `sha256` for its digest in hexadecimal."""
+    """Which secret of the control node, and as what.
+
+    `plain`, `sha256` for its digest in hexadecimal, or `rabbitmq` for what RabbitMQ keeps of a password.
+    """
 
     name: str
     form: str
@@ -339,7 +342,7 @@ def _attachment(fields: _Fields) -> Attachment:
 def _secret(fields: _Fields) -> Secret:
     return Secret(
         name=fields.take("name", _pattern(SECRET, "a name of small letters, digits and '_'")),
-        form=fields.take("form", _choice("plain", "sha256"), "plain"),
+        form=fields.take("form", _choice("plain", "sha256", "rabbitmq"), "plain"),
     )
 
 

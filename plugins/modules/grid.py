@@ -66,9 +66,10 @@ options:
       - C(files) is a list of mappings with C(path), C(content), C(mode) (V("0444") by default), C(secret) and
         C(secrets). A file is written to the state folder and mounted read-only. Changed content restarts only the
         containers that use it. The content of a file with C(secret=true) is never shown.
-      - C(secrets) of a file maps marks to mappings with C(name) and C(form) (V(plain) by default, or V(sha256) for the
-        hexadecimal digest). Each C(%(MARK)s) in C(content) gives way to the secret of that name in O(secrets_dir), on
-        the control node and just before the module is called. Such a file is secret.
+      - C(secrets) of a file maps marks to mappings with C(name) and C(form) (V(plain) by default, V(sha256) for the
+        hexadecimal digest, V(rabbitmq) for the salted hash that RabbitMQ keeps). Each C(%(MARK)s) in C(content) gives
+        way to the secret of that name in O(secrets_dir), on the control node and just before the module is called. Such
+        a file is secret.
       - C(health) has C(test) (a command and its arguments, run in the container without a shell) and, in seconds,
         C(interval), C(timeout), C(start_period) and C(start_interval) (used by engines that know it), and C(retries).
       - C(depends_on) lists containers that are started, and healthy if they have a check, before this one starts.

@@ -11,16 +11,22 @@ import shutil
 import stat
 import string
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.synergos.grid.plugins.module_utils._definition import SECRET, secret_mark
 from ansible_collections.synergos.grid.plugins.module_utils._errors import GridError
+from ansible_collections.synergos.grid.plugins.module_utils._rabbitmq import password_hash
 
 ALPHABET = string.ascii_letters + string.digits  # needs no quoting anywhere
 LENGTH = 48
 LEAST = 32
+FORMS: Mapping[str, Callable[[str], str]] = {
+    "plain": str,
+    "sha256": lambda plain: hashlib.sha256(plain.encode()).hexdigest(),
+    "rabbitmq": password_hash,
+}
 PLACEHOLDER = "(made at first use)".ljust(LENGTH, ".")
 
 
@@ -105,7 +111,7 @@ def fill(definitions: Sequence[Any], store: Store) -> tuple[list[Any], list[str]
             content = file["content"]
             for mark, secret in wanted.items():
                 plain = store.get(secret["name"])
-                text = hashlib.sha256(plain.encode()).hexdigest() if secret.get("form") == "sha256" else plain
+                text = FORMS[secret.get("form") or "plain"](plain)
                 content = content.replace(secret_mark(mark), text)
                 hidden += [plain, text]
             plain_file = {key: value for key, value in file.items() if key != "secrets"}

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.synergos.grid.plugins.module_utils._errors import GridError
+from ansible_collections.synergos.grid.plugins.module_utils._rabbitmq import password_hash
 from ansible_collections.synergos.grid.plugins.plugin_utils._secrets import LEAST, Store, fill
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,8 +21,12 @@ PLAYBOOK = str(Path(sys.executable).parent / "ansible-playbook")
 SECRET = "N0body-Should-Ever-See-This-One-0123456789"
 FILE = {
     "path": "/etc/app",
-    "content": "password = %(PASSWORD)s\ndigest = %(DIGEST)s\nrate = 5%\n",
-    "secrets": {"PASSWORD": {"name": "admin"}, "DIGEST": {"name": "admin", "form": "sha256"}},
+    "content": "password = %(PASSWORD)s\ndigest = %(DIGEST)s\nhash = %(HASH)s\nrate = 5%\n",
+    "secrets": {
+        "PASSWORD": {"name": "admin"},
+        "DIGEST": {"name": "admin", "form": "sha256"},
+        "HASH": {"name": "admin", "form": "rabbitmq"},
+    },
 }
 CONTAINER = {"name": "app", "component": "app", "image": "app", "address": "10.0.0.2", "files": [FILE]}
 
@@ -70,9 +75,9 @@ def test_marks_give_way_to_secrets(tmp_path: Path) -> None:
     plain = {"path": "/etc/plain", "content": "%(PASSWORD)s"}
     ((filled, untouched), hidden) = fill([{**CONTAINER, "files": [FILE, plain]}, {"name": "bare"}], store)
     secret = store.get("admin")
-    content = f"password = {secret}\ndigest = {digest(secret)}\nrate = 5%\n"
+    content = f"password = {secret}\ndigest = {digest(secret)}\nhash = {password_hash(secret)}\nrate = 5%\n"
     assert filled["files"] == [{"path": "/etc/app", "content": content, "secret": True}, plain]
-    assert untouched == {"name": "bare"} and hidden == [secret, digest(secret)]
+    assert untouched == {"name": "bare"} and hidden == [secret, digest(secret), password_hash(secret)]
     assert "%(PASSWORD)s" in FILE["content"]  # the published definition is left as it was
 
 
@@ -139,7 +144,7 @@ def test_nothing_that_ansible_tells_holds_a_secret(tmp_path: Path) -> None:
         (play(tmp_path, "--check", address="10.0.9.9"), "is outside the subnet"),  # is refused
     ):
         assert sign in told, told
-        assert SECRET not in told and digest(SECRET) not in told
+        assert not any(text in told for text in (SECRET, digest(SECRET), password_hash(SECRET)))
         assert "secrets" in told and "%(PASSWORD)s" in told  # the facts tell where a secret goes
 
 
@@ -148,7 +153,7 @@ def test_a_mark_that_leads_nowhere_is_refused_where_it_is_published(tmp_path: Pa
     for sentence in (
         "files[0].secrets.A: the content has no %(A)s to put it in",
         "files[0].secrets.A.name: expected a name of small letters, digits and '_', got 'B C'",
-        "files[0].secrets.A.form: expected plain or sha256, got 'md5'",
+        "files[0].secrets.A.form: expected plain or sha256 or rabbitmq, got 'md5'",
     ):
         assert sentence in told, told
 

@@ -27,6 +27,9 @@ class Options:
         debug: log at DEBUG level, with the place of each call.
         command: `serve`, or `reset` to delete what runs produced.
         minimum_rows: worker only: what fewer rows share is not told.
+        queue: host and port of the broker that jobs come from or go to; None for a TTP that takes its jobs by REST, and
+            where a Director only resets.
+        grid: TTP only: index of its grid in a cluster.
         dry_run: with `reset`, only print what would be deleted.
     """
 
@@ -39,6 +42,8 @@ class Options:
     debug: bool
     sysmetrics_port: int = 9100
     minimum_rows: int = 5
+    queue: tuple[str, int] | None = None
+    grid: int = 0
     command: str = "serve"
     dry_run: bool = False
 
@@ -92,6 +97,18 @@ def parser(component: str, resolution: int | None = None) -> argparse.ArgumentPa
             metavar="N",
             help="tell no value that fewer rows share, and take part only with so many training rows",
         )
+    if component in ("ttp", "director"):
+        result.add_argument(
+            "--queue",
+            "-mq",
+            nargs=3,
+            metavar=("rabbitmq", "HOST", "PORT"),
+            help="broker of the cluster" + (": jobs come from there, not by REST" if component == "ttp" else ""),
+        )
+    if component == "ttp":
+        result.add_argument(
+            "--grid", "-g", type=int, default=Options.grid, metavar="N", help="index of its grid in the cluster"
+        )
     commands = result.add_subparsers(dest="command", metavar="COMMAND", help="default: serve")
     reset = commands.add_parser("reset", help="delete what runs produced", allow_abbrev=False)
     reset.add_argument("--dry-run", action="store_true", help="only print what would be deleted, one per line")
@@ -122,6 +139,16 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
     minimum_rows = getattr(given, "minimum_rows", Options.minimum_rows)
     if minimum_rows < 1:
         parser.error(f"--minimum-rows is at least 1, not {minimum_rows}")
+    queue = getattr(given, "queue", None)
+    if queue is not None and queue[0] != "rabbitmq":
+        parser.error(f"--queue {queue[0]!r} is not supported: use 'rabbitmq HOST PORT'")
+    if queue is not None and not _is_port(queue[2]):
+        parser.error(f"--queue rabbitmq: PORT is a number from 1 to 65535, not {queue[2]!r}")
+    if parser.prog.endswith("director") and queue is None and given.command is None:
+        parser.error("--queue rabbitmq HOST PORT is needed: the broker that takes jobs to the grids")
+    grid = getattr(given, "grid", Options.grid)
+    if grid < 0:
+        parser.error(f"--grid is at least 0, not {grid}")
     return Options(
         id=given.id,
         logging_variant=given.logging_variant,
@@ -132,6 +159,8 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
         debug=given.debug,
         sysmetrics_port=int(given.sysmetrics_port),
         minimum_rows=minimum_rows,
+        queue=(queue[1], int(queue[2])) if queue else None,
+        grid=grid,
         command=given.command or "serve",
         dry_run=getattr(given, "dry_run", False),
     )

@@ -38,17 +38,21 @@ def _json(status: int, content: Any, headers: Mapping[str, str] | None = None) -
     return Response(body, status, headers, media_type="application/json")
 
 
-def success(method: str, params: Mapping[str, Any], data: Any, status: int = 200) -> Response:
+def success(
+    method: str, params: Mapping[str, Any], data: Any, status: int = 200, message: str | None = None
+) -> Response:
     """Answer in the envelope of the API.
 
     Args:
         method: `<resource>.<verb>`, for example `run.put`.
         params: ids from the path; those that are None are left out.
         data: object for one record, list for several.
+        message: something that the caller should know beside; left out if it is None.
     """
     given = {name: value for name, value in params.items() if value is not None}
     envelope = {"apiVersion": API_VERSION, "success": 1, "status": status, "method": method, "params": given}
-    return _json(status, {**envelope, "data": data})
+    said = {} if message is None else {"message": message}
+    return _json(status, {**envelope, "data": data, **said})
 
 
 def failure(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:

@@ -34,6 +34,7 @@ from synergos.jobs import (
 )
 from synergos.orchestrator.app import create_app
 from synergos.orchestrator.database import Database
+from synergos.orchestrator.grids import OneGrid
 from synergos.orchestrator.kinds import KINDS
 from synergos.orchestrator.ledger import Ledger
 
@@ -204,7 +205,7 @@ def listening(app: ASGIApp) -> Iterator[str]:
 def running(root: Path) -> Iterator[Grid]:
     """Run an orchestrator whose files are below `root`."""
     engine, url = FakeEngine(), f"sqlite:///{root / 'database.db'}"
-    app = create_app(engine, url, root / "jobs.lock")
+    app = create_app(OneGrid(engine), Database(url), root / "jobs.lock")
     with listening(app) as address:
         database = Database(url)
         yield Grid(address, app, engine, database, root)

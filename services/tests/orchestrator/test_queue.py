@@ -358,16 +358,22 @@ def test_rounds_that_are_told_again_count_once(tmp_path: Path) -> None:
         Ledger(records).add_rounds(job.job_id, known)
     task = Task(job, database, FakeEngine(), known)
     for number in (1, 2):
-        task.watch(progress(number, ["worker_1"]))
+        task.take_in(R1, progress(number, ["worker_1"]))
     task.flush()
     assert job.attempts == 2, "a job that only tells what was known has not got on"
     for number in (1, 2, 3):
-        task.watch(progress(number, ["worker_1"]))
+        task.take_in(R1, progress(number, ["worker_1"]))
     task.flush()
-    task.watch(progress(3, ["worker_1"]).model_copy(update={"seconds": 7.0}))
+    task.take_in(R1, progress(3, ["worker_1"]).model_copy(update={"seconds": 7.0}))
     task.flush()
     assert [number for number, _ in stored()] == [1, 2, 3] and stored()[-1] == (3, 7.0)
     assert [item["round"] for item in task.rounds()] == [1, 2, 3] and job.attempts == 0
+    # Another grid took it over before the newest rounds were stored.
+    task.take_in(R1, progress(4, ["worker_1"]))
+    for number in (1, 2):
+        task.take_in(R1, progress(number, ["worker_1"]).model_copy(update={"seconds": 9.0}))
+    task.flush()
+    assert stored() == [(1, 9.0), (2, 9.0)] and [item["round"] for item in task.rounds()] == [1, 2]
     database.close()
 
 

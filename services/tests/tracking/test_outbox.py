@@ -179,6 +179,22 @@ def test_a_training_taken_up_again_repeats_nothing(mlflow: Server, database: Dat
     assert run.info.status == "KILLED"
 
 
+def test_rounds_that_come_late_count_once(mlflow: Server, database: Database) -> None:
+    tracker = Tracker(database, URI, here=False)
+    training = tracker.begin(job("late"), "j1")
+    for number in (2, 1, 2):
+        training.watch(progress(number))
+        tracker.flush()
+    with database.write() as records:
+        tracker.ended("j1", "KILLED", "called off", records)
+    assert training.track.rounds == 2
+    Sender(database, URI).send()
+    [run] = mlflow.runs("c_>_p_>_late")
+    points = mlflow.points(run, "global_train_loss")
+    assert sorted((point.step, point.value) for point in points) == [(1, 0.5), (2, 0.25)]
+    assert not [key for key in run.data.metrics if key.startswith("system/")]
+
+
 def test_a_run_that_somebody_deleted_stops_no_other(mlflow: Server, database: Database) -> None:
     tracker = Tracker(database, URI)
     training = tracker.begin(job("deleted"), "j1")

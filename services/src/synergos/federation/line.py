@@ -55,6 +55,11 @@ class Cancellation:
         for listener in list(self._listeners):
             listener()
 
+    @property
+    def reason(self) -> str | None:
+        """Why the work was called off, None if it was not."""
+        return self._reason if self._event.is_set() else None
+
     def on_cancel(self, listener: Callable[[], None]) -> None:
         """Have `listener` called when the work is called off."""
         self._listeners.append(listener)

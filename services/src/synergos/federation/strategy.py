@@ -187,7 +187,7 @@ class _Run:
         reasons = " ".join(f"{error.message.rstrip('.')}." for _, error in sorted(lost.items()))
         if self.needed < len(self.grid.participants):
             reasons = f"min_participants is {self.needed}, and {left} are left. {reasons}"
-        raise GridFailure(reasons)
+        raise Unreachable(reasons)
 
     def _evaluated(self, server_round: int, replies: Sequence[Message]) -> float | None:
         """Take the evaluation of the weights of `server_round`, which are still the newest."""

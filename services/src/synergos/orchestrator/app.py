@@ -10,10 +10,10 @@ import anyio.to_thread
 from fastapi import FastAPI
 
 from synergos import __version__
-from synergos.jobs import Engine
 from synergos.orchestrator import connect, evaluate, jobs, train
 from synergos.orchestrator.database import Body, Database
 from synergos.orchestrator.docs import mount_docs
+from synergos.orchestrator.grids import Grids
 from synergos.orchestrator.ledger import Process
 from synergos.orchestrator.queue import JobQueue, Task
 from synergos.rest import create_api
@@ -21,7 +21,7 @@ from synergos.tracking.tracker import Tracker
 
 
 def create_app(
-    engine: Engine, database_url: str, job_lock: Path, mlflow_uri: str = "", tags: Mapping[str, str] | None = None
+    grids: Grids, database: Database, job_lock: Path, mlflow_uri: str = "", tags: Mapping[str, str] | None = None
 ) -> FastAPI:
     """Return the REST API of phases 1 to 3 (contract of 2021) and of jobs, with the database brought up to date.
 
@@ -29,8 +29,8 @@ def create_app(
     the process ends, so that no request waits for a job then.
 
     Args:
-        engine: does the jobs of this grid.
-        database_url: SQLAlchemy URL of the records.
+        grids: who does the jobs.
+        database: the records.
         job_lock: file that is locked while a job runs.
         mlflow_uri: of the MLflow server that is told of trainings; empty for none.
         tags: what its runs are marked with.
@@ -38,7 +38,6 @@ def create_app(
     Raises:
         synergos.errors.Invalid: the database cannot be used, or a newer version made it.
     """
-    database = Database(database_url)
     database.migrate()
     processes: dict[Process, Callable[[Task], list[Body]]] = {
         "align": train.align,
@@ -46,8 +45,8 @@ def create_app(
         "validate": evaluate.validate,
         "predict": evaluate.predict,
     }
-    tracker = Tracker(database, mlflow_uri, tags) if mlflow_uri else None
-    queue = JobQueue(database, engine, job_lock, processes, tracker)
+    tracker = Tracker(database, mlflow_uri, tags, here=grids.here) if mlflow_uri else None
+    queue = JobQueue(database, grids, job_lock, processes, tracker)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -12,7 +12,7 @@ from synergos.jobs import Action, Alignment, Node, Party, Tags
 from synergos.orchestrator.database import Record, Records
 from synergos.orchestrator.kinds import ALIGNMENT, EXPERIMENT, MODEL, PROJECT, REGISTRATION, RUN, TAG, Key
 
-# The one grid of this mode: every participant's node_0.
+# Every participant's node_0: the one grid of a TTP, and the first of a cluster.
 GRID = 0
 
 
@@ -54,24 +54,42 @@ def parties(records: Records, project: Key) -> list[Party]:
 
 
 def _party(records: Records, registration: Record) -> Party:
-    participant = registration.key["participant_id"]
-    node = registration.body[f"node_{GRID}"]
     tags = records.find(TAG, registration.key)
     if tags is None:
         raise Invalid(f"{REGISTRATION.label(registration.key)} has no tags: POST them first.")
     alignment = records.find(ALIGNMENT, registration.key)
     return Party(
-        node=Node(
-            participant_id=participant,
-            host=node["host"],
-            command_port=node["f_port"],
-            data_port=node["port"],
-            log_msgs=node["log_msgs"],
-            verbose=node["verbose"],
-        ),
+        node=_node(registration, GRID),
         tags=Tags.model_validate(tags.body),
         alignment=Alignment.model_validate(alignment.body) if alignment else None,
     )
+
+
+def _node(registration: Record, index: int) -> Node:
+    node = registration.body[f"node_{index}"]
+    return Node(
+        participant_id=registration.key["participant_id"],
+        host=node["host"],
+        command_port=node["f_port"],
+        data_port=node["port"],
+        log_msgs=node["log_msgs"],
+        verbose=node["verbose"],
+    )
+
+
+def grids(records: Records, project: Key, found: list[Party]) -> list[list[Party]]:
+    """Return the parties as each grid sees them: those of grid i have their i-th worker, as far as all have one."""
+    registrations = {
+        registration.key["participant_id"]: registration
+        for registration in records.select(
+            REGISTRATION, collab_id=project["collab_id"], project_id=project["project_id"]
+        )
+    }
+    members = [registrations[party.node.participant_id] for party in found]
+    return [
+        [party.model_copy(update={"node": _node(member, index)}) for party, member in zip(found, members, strict=True)]
+        for index in range(min(member.body["n_count"] for member in members))
+    ]
 
 
 def aligned(found: list[Party], project: Key) -> list[Party]:

@@ -82,6 +82,22 @@ ROUNDS = sa.Table(
     sa.ForeignKeyConstraint(["job_id"], ["Job.job_id"], ondelete="CASCADE"),
     sqlite_autoincrement=True,
 )
+# What other grids do of a job, and what they answered. See `parts`.
+PARTS = sa.Table(
+    "Part",
+    METADATA,
+    sa.Column("doc_id", sa.Integer, primary_key=True),
+    sa.Column("job_id", sa.String(32), nullable=False),
+    sa.Column("part", sa.String(400), nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("grid", sa.Integer),
+    sa.Column("ttp", sa.String(128)),
+    sa.Column("answer", sa.JSON(none_as_null=True)),
+    sa.UniqueConstraint("job_id", "part"),
+    sa.ForeignKeyConstraint(["job_id"], ["Job.job_id"], ondelete="CASCADE"),
+    sqlite_autoincrement=True,
+)
 # What MLflow has yet to be told, and of which trainings: see `synergos.tracking.outbox`.
 TRACKS = sa.Table(
     "Track",

@@ -10,7 +10,7 @@ from synergos.jobs import AlignJob, InferJob
 from synergos.orchestrator import assemble, schemas
 from synergos.orchestrator.database import Body, Database, Records
 from synergos.orchestrator.kinds import ALIGNMENT, MODEL, PREDICTION, REGISTRATION, TAG, VALIDATION, Key
-from synergos.orchestrator.queue import JobQueue, Task
+from synergos.orchestrator.queue import JobQueue, Step, Task
 from synergos.orchestrator.render import show
 from synergos.rest import success
 
@@ -66,7 +66,7 @@ def create_router(database: Database, queue: JobQueue) -> APIRouter:
             "participant_id": participant_id,
         }
         data = await queue.run("validate", ids, body.model_dump())
-        return success("validations.post", ids, data)
+        return success("validations.post", ids, data, message=queue.notice)
 
     @api.get(_PREDICTIONS)
     @api.get(f"{_PREDICTIONS}/{{project_id}}")
@@ -114,7 +114,7 @@ def create_router(database: Database, queue: JobQueue) -> APIRouter:
             "run_id": run_id,
         }
         data = await queue.run("predict", ids, body.model_dump())
-        return success("predictions.post", ids, data)
+        return success("predictions.post", ids, data, message=queue.notice)
 
     return api
 
@@ -134,10 +134,10 @@ def validate(task: Task) -> list[Body]:
             parties = assemble.aligned(parties, project)
         combinations = assemble.trained(records, found, parties if order.auto_align else None)
     participants = [participant_id] if participant_id else [party.node.participant_id for party in parties]
-    data: list[Body] = []
-    for combination in task.each(combinations):
+
+    def one(step: Step) -> list[Body]:
         job = InferJob(
-            **vars(combination),
+            **vars(step.combination),
             action=action,
             parties=parties,
             auto_align=order.auto_align,
@@ -145,16 +145,17 @@ def validate(task: Task) -> list[Body]:
             participants=participants,
         )
         results = task.engine.infer(job).results
-        with task.finishing() as records:
+        with step.finishing() as records:
             stored = [
-                records.put(VALIDATION, {**combination.key, "participant_id": name}, {"evaluate": result})
+                records.put(VALIDATION, {**step.combination.key, "participant_id": name}, {"evaluate": result})
                 for name, result in results.items()
             ]
             if task.tracker:
-                model = records.get(MODEL, combination.key).body["global"]
-                task.tracker.validated(combination.key, results, model.get("best_round", 0), records)
-            data += show(records, stored)
-    return data
+                model = records.get(MODEL, step.combination.key).body["global"]
+                task.tracker.validated(step.combination.key, results, model.get("best_round", 0), records)
+            return show(records, stored)
+
+    return [shown for found in task.every(combinations, one) for shown in found]
 
 
 def predict(task: Task) -> list[Body]:
@@ -202,19 +203,19 @@ def _predict(task: Task, member: Key, order: schemas.PredictionOrder) -> list[Bo
             auto_fix=False,
         )
         requester.alignment = task.engine.realign(job, participant)
-    results = [
-        task.engine.infer(
-            InferJob(
-                **vars(combination),
-                action=action,
-                parties=parties,
-                auto_align=order.auto_align,
-                meta="predict",
-                participants=[participant],
-            )
-        ).results
-        for combination in task.each(combinations)
-    ]
+
+    def one(step: Step) -> dict[str, Body]:
+        job = InferJob(
+            **vars(step.combination),
+            action=action,
+            parties=parties,
+            auto_align=order.auto_align,
+            meta="predict",
+            participants=[participant],
+        )
+        return task.engine.infer(job).results
+
+    results = task.every(combinations, one)
     with task.writing() as records:
         tagged = records.get(TAG, member)
         records.change(tagged, {**tagged.body, "predict": tags})

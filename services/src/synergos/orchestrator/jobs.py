@@ -26,19 +26,19 @@ def create_router(queue: JobQueue) -> APIRouter:
         """All jobs that match, oldest first, without their rounds. The newest 1000 of those that ended are kept."""
         given = filters.model_dump(exclude_none=True)
         ids = {name: value for name, value in given.items() if name not in ("state", "process")}
-        found = queue.read_all(ids)
-        wanted = [
-            _show(job, place)
-            for job, place in found
+        found = [
+            (job, place)
+            for job, place in queue.read_all(ids)
             if filters.state in (None, job.state) and filters.process in (None, job.process)
         ]
-        return success("jobs.get", given, wanted)
+        notes = queue.note(*(job for job, _ in found))
+        return success("jobs.get", given, [_show(job, place, note=notes.get(job.job_id)) for job, place in found])
 
     @api.get("/{job_id}")
     def get_job(job_id: str) -> Response:
         """One job; `progress.rounds` lists the rounds of its trainings, the newest 2000 of them."""
         job, rounds, place = queue.read(job_id)
-        return success("job.get", {"job_id": job_id}, _show(job, place, rounds))
+        return success("job.get", {"job_id": job_id}, _show(job, place, rounds, queue.note(job).get(job_id)))
 
     @api.delete("/{job_id}", responses={202: {"description": "It is ending, but has not ended within 10 seconds"}})
     def delete_job(job_id: str) -> Response:
@@ -52,7 +52,7 @@ def create_router(queue: JobQueue) -> APIRouter:
     return api
 
 
-def _show(job: Job, place: int | None = None, rounds: list[Body] | None = None) -> Body:
+def _show(job: Job, place: int | None = None, rounds: list[Body] | None = None, note: Body | None = None) -> Body:
     shown = {
         "doc_id": str(job.doc_id),
         "kind": "Job",
@@ -68,7 +68,7 @@ def _show(job: Job, place: int | None = None, rounds: list[Body] | None = None) 
         "ended_at": _iso(job.ended_at),
         "reason": job.reason,
     }
-    progress = {"current": job.current, "finished": job.finished, "rounds": rounds}
+    progress = {"current": job.current, "finished": job.finished, "rounds": rounds, **(note or {})}
     return {
         **{name: value for name, value in shown.items() if value is not None},
         "progress": {name: value for name, value in progress.items() if value is not None},

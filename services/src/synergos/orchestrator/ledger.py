@@ -12,7 +12,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from synergos.errors import NotFound
-from synergos.orchestrator.database import JOBS, ROUNDS, Body, Records
+from synergos.orchestrator.database import JOBS, PARTS, ROUNDS, Body, Records
 from synergos.orchestrator.kinds import SCOPE, Key
 
 Process = Literal["align", "train", "validate", "predict"]
@@ -103,14 +103,21 @@ class Ledger:
         """Return the jobs that name all `ids` that are not None, oldest first."""
         return self._select(*(JOBS.c[name] == value for name, value in ids.items() if value is not None))
 
-    def pending(self) -> list[Job]:
-        """Return the jobs that have not ended, oldest first."""
-        return self._select(JOBS.c.state.in_(PENDING))
+    def pending(self, job_id: str | None = None) -> list[Job]:
+        """Return the jobs that have not ended, oldest first.
+
+        Args:
+            job_id: the only one that is asked for.
+        """
+        return self._select(JOBS.c.state.in_(PENDING), *([JOBS.c.job_id == job_id] if job_id else []))
 
     def save(self, job: Job) -> None:
         """Store what has changed of a job; nothing happens if it was forgotten meanwhile."""
         values = {name: getattr(job, name) for name in _CHANGING}
         self._connection.execute(sa.update(JOBS).where(JOBS.c.job_id == job.job_id).values(values))
+        if not job.pending:
+            # What its parts brought is stored, or of no use.
+            self._connection.execute(sa.update(PARTS).where(PARTS.c.job_id == job.job_id).values(answer=None))
 
     def rounds(self, job_id: str) -> list[Body]:
         """Return the rounds that are kept of a job, in order."""

@@ -1,9 +1,9 @@
-"""One job at a time on a grid, and none of them lost.
+"""Jobs in line for a grid, or for the grids of a cluster, and none of them lost.
 
 A job is stored before it waits, and its end is stored before anybody is told. Whatever ends the process in between
 (a kill, a power cut, but also a stop by SIGTERM, so that `docker restart` costs no training) leaves it stored as
 queued or running: the next start takes it up again, oldest first and before new ones. Combinations that it had
-finished are not repeated, and the engine continues the one that was under way. Only jobs that were cancelled, failed
+finished are not repeated, and the engine continues those that were under way. Only jobs that were cancelled, failed
 or done stay as they are.
 """
 
@@ -15,10 +15,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import anyio.to_thread
 
@@ -28,11 +29,13 @@ from synergos.jobs import Engine, RoundProgress
 from synergos.logs import bound, carry, get_logger, trace_id
 from synergos.orchestrator.assemble import Combination
 from synergos.orchestrator.database import Body, Database, Records, StorageFailure
+from synergos.orchestrator.grids import Grids
 from synergos.orchestrator.kinds import COLLABORATION, EXPERIMENT, PARTICIPANT, PROJECT, REGISTRATION, RUN, Key
 from synergos.orchestrator.ledger import KEPT_ROUNDS, Job, Ledger, Process, now
 from synergos.tracking.tracker import Status, Tracker
 
-INTERNAL_ERROR = "Internal error, see the TTP's log."
+T = TypeVar("T")
+
 # A job that brings the process down must not do so at every start.
 ATTEMPTS = 3
 FLUSH_SECONDS = 1.0
@@ -54,8 +57,12 @@ class Ended(SynergosError):
 
 
 @contextmanager
-def exclusive(lock: Path) -> Iterator[None]:
-    """Hold the grid against every other process; raises `Busy` if one holds it."""
+def exclusive(lock: Path, shared: bool = False) -> Iterator[None]:
+    """Hold the grid against every other process; raises `Busy` if one holds it.
+
+    Args:
+        shared: only against those that want it for themselves.
+    """
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         file = lock.open("w")
@@ -63,7 +70,7 @@ def exclusive(lock: Path) -> Iterator[None]:
         raise StorageFailure(f"The grid's lock file cannot be written: {error}.") from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Busy("The grid is at work on a job or being reset: try again when that has ended.") from None
         yield
@@ -85,6 +92,7 @@ class Task:
         database: Database,
         engine: Engine,
         rounds: Iterable[Body] = (),
+        parallel: int = 1,
         tracker: Tracker | None = None,
     ) -> None:
         self.job = job
@@ -94,8 +102,11 @@ class Task:
         self.future: Future[list[Body]] = Future()
         self.ended = threading.Event()
         self.cancelled: str | None = None
+        self._parallel = parallel
         self._lock = threading.Lock()
         self._flush_lock = threading.Lock()
+        self._finish_lock = threading.Lock()
+        self._under_way: list[Key] = []
         self._rounds: deque[Body] = deque(rounds, KEPT_ROUNDS)
         self._fresh: deque[Body] = deque(maxlen=KEPT_ROUNDS)
 
@@ -113,32 +124,56 @@ class Task:
         if self.cancelled is not None:
             raise Cancelled(self.cancelled)
 
-    def each(self, combinations: Iterable[Combination]) -> Iterator[Combination]:
-        """Go through the combinations that the job has not finished, and note which one is under way."""
-        for combination in combinations:
-            key = {name: combination.key[name] for name in ("project_id", "expt_id", "run_id")}
-            if key not in self.job.finished:
-                self.check()
-                self.job.current = key
-                yield combination
+    def every(self, combinations: Iterable[Combination], work: Callable[[Step], T]) -> list[T]:
+        """Have the combinations worked on that the job has not finished; returns what that brings, in order.
 
-    def watch(self, progress: RoundProgress) -> None:
-        """Take in a round of the combination under way. Only memory is touched: a round may take 4 ms."""
-        current = self.job.current or {}
-        item = {"expt_id": current["expt_id"], "run_id": current["run_id"], **progress.model_dump()}
+        One after another, the first failure ends all. At the same time, all are tried before failures are told.
+        """
+        steps = [Step(self, combination) for combination in combinations]
+        left = [step for step in steps if step.key not in self.job.finished]
+        if self._parallel == 1 or len(left) < 2:
+            return [self._take(step, work) for step in left]
+        with ThreadPoolExecutor(min(self._parallel, len(left))) as pool:
+            futures = [pool.submit(carry(self._take), step, work) for step in left]
+        failures = {
+            step.title: error for step, future in zip(left, futures, strict=True) if (error := future.exception())
+        }
+        self.check()
+        if len(failures) > 1 and all(isinstance(error, SynergosError) for error in failures.values()):
+            raise _Failures(failures)
+        return [future.result() for future in futures]
+
+    def _take(self, step: Step, work: Callable[[Step], T]) -> T:
+        self.check()
+        with self._lock:
+            self._under_way.append(step.key)
+            self.job.current = step.key
+        with bound(**step.key):
+            result = work(step)
+        with self._lock:
+            self._under_way.remove(step.key)
+        return result
+
+    def take_in(self, key: Key, progress: RoundProgress) -> None:
+        """Take in a round of a combination. Only memory is touched: a round may take 4 ms."""
+        item = {"expt_id": key["expt_id"], "run_id": key["run_id"], **progress.model_dump()}
         with self._lock:
             # A training that was taken up again tells its earlier rounds, and may repeat the last ones.
-            if self._known(item):
-                return
-            while self._rounds and _repeated(self._rounds[-1], item):
-                self._rounds.pop()
+            last = next((old for old in reversed(self._rounds) if _same(old, item)), None)
+            if last is not None and last["round"] >= item["round"]:
+                if self._known(item):
+                    return
+                # Another grid begins from the first one.
+                self._rounds, self._fresh = (
+                    deque((old for old in each if not _same(old, item) or old["round"] < item["round"]), KEPT_ROUNDS)
+                    for each in (self._rounds, self._fresh)
+                )
             self._rounds.append(item)
             self._fresh.append(item)
 
     def _known(self, item: Body) -> bool:
-        if not self._rounds or not _repeated(self._rounds[-1], item):
-            return False
-        forgotten = len(self._rounds) == self._rounds.maxlen and not any(_repeated(item, old) for old in self._rounds)
+        older = any(_same(old, item) and old["round"] <= item["round"] for old in self._rounds)
+        forgotten = len(self._rounds) == self._rounds.maxlen and not older
         return forgotten or item in self._rounds
 
     @contextmanager
@@ -149,16 +184,19 @@ class Task:
             yield records
 
     @contextmanager
-    def finishing(self) -> Iterator[Records]:
-        """Open the transaction that stores the results of the combination under way and notes it as finished."""
+    def finishing(self, key: Key) -> Iterator[Records]:
+        """Open the transaction that stores the results of a combination and notes it as finished."""
         self.flush()
         if self.tracker is not None:
             self.tracker.flush()
-        finished = [*self.job.finished, *([self.job.current] if self.job.current else [])]
-        with self.writing() as records:
-            yield records
-            Ledger(records).save(replace(self.job, finished=finished, current=None, attempts=0))
-        self.job.finished, self.job.current, self.job.attempts = finished, None, 0
+        with self._finish_lock:
+            with self._lock:
+                others = [other for other in self._under_way if other != key]
+            job = replace(self.job, finished=[*self.job.finished, key], current=others[-1] if others else None)
+            with self.writing() as records:
+                yield records
+                Ledger(records).save(replace(job, attempts=0))
+            self.job.finished, self.job.current, self.job.attempts = job.finished, job.current, 0
 
     def flush(self) -> None:
         """Store the rounds that are not stored yet; what cannot be stored is kept for the next time."""
@@ -182,13 +220,44 @@ class Task:
             return list(self._rounds)
 
 
-def _repeated(old: Body, new: Body) -> bool:
-    same = (old["expt_id"], old["run_id"]) == (new["expt_id"], new["run_id"])
-    return same and bool(old["round"] >= new["round"])
+class Step:
+    """One combination of a job, while it is worked on."""
+
+    def __init__(self, task: Task, combination: Combination) -> None:
+        self.combination = combination
+        self.key = {name: combination.key[name] for name in ("project_id", "expt_id", "run_id")}
+        self._task = task
+
+    @property
+    def title(self) -> str:
+        """Name it in a message."""
+        return f"{self.combination.expt_id}/{self.combination.run_id}"
+
+    def watch(self, progress: RoundProgress) -> None:
+        """Take in a round of its training."""
+        self._task.take_in(self.key, progress)
+
+    @contextmanager
+    def finishing(self) -> Iterator[Records]:
+        """Open the transaction that stores its results and notes it as finished."""
+        with self._task.finishing(self.key) as records:
+            yield records
+
+
+class _Failures(SynergosError):
+    """What went wrong with several combinations; the status is that of the first."""
+
+    def __init__(self, failures: Mapping[str, BaseException]) -> None:
+        super().__init__(" ".join(f"{title}: {error}" for title, error in failures.items()))
+        self.status = next(error.status for error in failures.values() if isinstance(error, SynergosError))
+
+
+def _same(old: Body, new: Body) -> bool:
+    return (old["expt_id"], old["run_id"]) == (new["expt_id"], new["run_id"])
 
 
 class JobQueue:
-    """Runs jobs in the order of their arrival, outside the event loop, one at a time.
+    """Has jobs done, outside the event loop, in the order that the grids choose.
 
     Args:
         lock: file that is locked while a job runs.
@@ -199,21 +268,21 @@ class JobQueue:
     def __init__(
         self,
         database: Database,
-        engine: Engine,
+        grids: Grids,
         lock: Path,
         processes: Mapping[Process, Callable[[Task], list[Body]]],
         tracker: Tracker | None = None,
     ) -> None:
         self._database = database
+        self._grids = grids
         self._tracker = tracker
-        self._engine = engine
         self._lock_file = lock
         self._processes = processes
         self._log = get_logger("jobs")
         # Guards everything below; held for moments only, so that no request waits for a job.
         self._changed = threading.Condition()
         self._waiting: deque[Task] = deque()
-        self._running: Task | None = None
+        self._running: dict[str, Task] = {}
         # Those that ended stay until their end is stored.
         self._live: dict[str, Task] = {}
         self._stopping = False
@@ -223,34 +292,41 @@ class JobQueue:
         with self._database.read() as records:
             ledger = Ledger(records)
             found = [(job, ledger.rounds(job.job_id)) for job in ledger.pending()]
-        for job, rounds in found:
+        self._grids.start(self._reopen)
+        # Those that are under way already first.
+        for job, rounds in sorted(found, key=lambda each: each[0].state != "running"):
             self._log.info("job taken up again", **facts(job), code=202, attempts=job.attempts)
             job = replace(job, state="queued", trace_id=job.trace_id or trace.new())
-            self._queue(Task(job, self._database, self._engine, rounds, self._tracker))
+            self._queue(self._task(job, rounds))
         threading.Thread(target=self._work, daemon=True, name="jobs").start()
 
     def stop(self) -> None:
         """Answer the requests that wait; their jobs are left to the next start."""
         with self._changed:
             self._stopping = True
-            running = self._running
+            running = list(self._running)
+            owner = self._grids.owner
             for task in self._live.values():
-                _settle(task, error=Stopped(f"The TTP is being stopped: job {task.job.job_id} goes on at its start."))
-        if running is not None:
-            # A stop is no fault of the job.
-            with suppress(StorageFailure), self._database.write() as records:
-                Ledger(records).got_on(running.job.job_id)
+                _settle(
+                    task, error=Stopped(f"The {owner} is being stopped: job {task.job.job_id} goes on at its start.")
+                )
+        # A stop is no fault of the jobs.
+        with suppress(StorageFailure), self._database.write() as records:
+            for job_id in running:
+                Ledger(records).got_on(job_id)
 
     async def run(self, process: Process, ids: Mapping[str, str | None], order: Body) -> list[Body]:
         """Queue a job, wait for its end, and return what it returns or raise what it raises.
 
         The job goes on if nobody waits any more. Waiting takes no thread, so other requests are answered however
-        many jobs wait.
+        many jobs wait. Jobs that are done elsewhere are not waited for: they return nothing.
 
         Raises:
             NotFound: a record that `ids` name does not exist; there is no job then.
         """
         task = await anyio.to_thread.run_sync(self.submit, process, ids, order)
+        if not self._grids.here:
+            return []
         return await asyncio.shield(asyncio.wrap_future(task.future))
 
     def submit(self, process: Process, ids: Mapping[str, str | None], order: Body) -> Task:
@@ -258,13 +334,14 @@ class JobQueue:
         given = {name: value for name, value in ids.items() if value is not None}
         with self._changed:
             if self._stopping:
-                raise Stopped("The TTP is being stopped: send the request again when it is back.")
+                raise Stopped(f"The {self._grids.owner} is being stopped: send the request again when it is back.")
             with self._database.write() as records:
                 for kind in _NAMED:
                     if given.keys() >= set(kind.key):
                         records.get(kind, given)
+                self._grids.check(records, process, given, order)
                 job = Ledger(records).add(process, given, order, trace_id())
-            task = Task(job, self._database, self._engine, tracker=self._tracker)
+            task = self._task(job)
             self._queue(task)
             place = self._places()[job.job_id]
         self._log.info("job queued", **facts(job), code=202, place=place)
@@ -312,6 +389,34 @@ class JobQueue:
             stored = Ledger(records).select(ids)
         return [(live.get(job.job_id, job), places.get(job.job_id)) for job in stored]
 
+    def note(self, *jobs: Job) -> Mapping[str, Body]:
+        """Return what the grids tell of the progress of jobs, by job id."""
+        return self._grids.note(jobs)
+
+    @property
+    def notice(self) -> str | None:
+        """What those should know whose job is taken now."""
+        return self._grids.notice
+
+    def _reopen(self, job_id: str) -> None:
+        with self._changed:
+            if job_id in self._live or self._stopping:
+                return
+            with self._database.write() as records:
+                ledger = Ledger(records)
+                job = ledger.get(job_id)
+                if job.state != "failed":
+                    return
+                job = replace(job, state="queued", reason=None, ended_at=None)
+                ledger.save(job)
+                rounds = ledger.rounds(job_id)
+            self._queue(self._task(job, rounds))
+        self._log.info("job taken up again", **facts(job), code=202, attempts=job.attempts)
+
+    def _task(self, job: Job, rounds: Iterable[Body] = ()) -> Task:
+        grids = self._grids
+        return Task(job, self._database, grids.engine(job), rounds, grids.parallel, self._tracker)
+
     def _places(self) -> dict[str, int]:
         return {task.job.job_id: place for place, task in enumerate(self._waiting, 1)}
 
@@ -322,7 +427,7 @@ class JobQueue:
             self._changed.notify_all()
 
     def _cancel(self, task: Task, reason: str) -> None:
-        if task is not self._running:
+        if task.job.job_id not in self._running:
             # Stored first: a job that cannot be stored as cancelled would come back at the next start.
             ended = replace(task.job, state="cancelled", reason=reason, ended_at=now())
             self._store_end(ended)
@@ -339,38 +444,51 @@ class JobQueue:
         # Again and again: the engine hears it only while it is at work, which a job is not all the time.
         while True:
             with self._changed:
-                if self._running is not task:
+                if not task.job.pending:
                     return
-                self._engine.cancel(reason)
+                task.engine.cancel(reason)
             if task.ended.wait(_PRESS_SECONDS):
                 return
 
     def _work(self) -> None:
         while True:
             with self._changed:
-                while not self._waiting or self._stopping:
+                while self._stopping or (task := self._next()) is None:
                     self._changed.wait()
-                task = self._running = self._waiting.popleft()
+                self._waiting.remove(task)
+                self._running[task.job.job_id] = task
             with bound(**facts(task.job)):
-                self._execute(task)
+                threading.Thread(target=carry(self._execute), args=(task,), daemon=True, name="job").start()
+
+    def _next(self) -> Task | None:
+        running = [task.job for task in self._running.values()]
+        job = self._grids.choose([task.job for task in self._waiting], running)
+        return self._live[job.job_id] if job else None
 
     def _execute(self, task: Task) -> None:
+        try:
+            self._do(task)
+        finally:
+            with self._changed:
+                self._running.pop(task.job.job_id)
+                self._changed.notify_all()
+
+    def _do(self, task: Task) -> None:
         job = task.job
         data: list[Body] = []
         error: SynergosError | None = None
         log = self._log
         begin = time.perf_counter()
         try:
-            with exclusive(self._lock_file), self._flushing(task):
+            with exclusive(self._lock_file, shared=not self._grids.here), self._flushing(task):
                 self._begin(task)
                 data = self._processes[job.process](task)
         except SynergosError as expected:
             error = Cancelled(task.cancelled) if task.cancelled is not None else expected
         except Exception:
             log.exception("job failed", code=500)
-            error = SynergosError(INTERNAL_ERROR)
+            error = SynergosError(f"Internal error, see the {self._grids.owner}'s log.")
         with self._changed:
-            self._running = None
             if error is not None and self._stopping:
                 # Perhaps only because workers are being stopped too: the next start tries again.
                 return
@@ -402,7 +520,7 @@ class JobQueue:
 
     def _begin(self, task: Task) -> None:
         job = task.job
-        if job.attempts >= ATTEMPTS:
+        if self._grids.here and job.attempts >= ATTEMPTS:
             raise SynergosError(
                 f"The TTP ended {job.attempts} times while it did this job and before it got on, perhaps because of "
                 "it (too little memory?): see the log, then send the request again."

@@ -10,7 +10,7 @@ from synergos.jobs import AlignJob, RoundProgress, TrainJob, Watch
 from synergos.orchestrator import assemble, schemas
 from synergos.orchestrator.database import Body, Database
 from synergos.orchestrator.kinds import ALIGNMENT, EXPERIMENT, MODEL, PROJECT
-from synergos.orchestrator.queue import JobQueue, Task
+from synergos.orchestrator.queue import JobQueue, Step, Task
 from synergos.orchestrator.render import show
 from synergos.rest import success
 
@@ -35,7 +35,7 @@ def create_router(database: Database, queue: JobQueue) -> APIRouter:
     async def post_alignments(collab_id: str, project_id: str, body: schemas.AlignmentOrder) -> Response:
         project = {"collab_id": collab_id, "project_id": project_id}
         data = await queue.run("align", project, body.model_dump())
-        return success("alignments.post", project, data, 201)
+        return success("alignments.post", project, data, 201, message=queue.notice)
 
     @api.get(f"{_PROJECT}/models/{{expt_id}}/optimizations")
     @api.post(f"{_PROJECT}/models/{{expt_id}}/optimizations")
@@ -65,7 +65,7 @@ def create_router(database: Database, queue: JobQueue) -> APIRouter:
     ) -> Response:
         ids = {"collab_id": collab_id, "project_id": project_id, "expt_id": expt_id, "run_id": run_id}
         data = await queue.run("train", ids, body.model_dump())
-        return success("models.post", ids, data)
+        return success("models.post", ids, data, message=queue.notice)
 
     return api
 
@@ -99,7 +99,7 @@ def align(task: Task) -> list[Body]:
 
 
 def train(task: Task) -> list[Body]:
-    """Train every combination in the scope, one after another; each model is stored before the next begins."""
+    """Train every combination in the scope; each model is stored as soon as it is there."""
     project, order = task.project, schemas.Order.model_validate(task.job.order)
     with task.database.read() as records:
         action = assemble.action(records, project)
@@ -107,18 +107,20 @@ def train(task: Task) -> list[Body]:
         parties = assemble.parties(records, project)
         if order.auto_align:
             parties = assemble.aligned(parties, project)
-    data: list[Body] = []
-    for combination in task.each(combinations):
-        job = TrainJob(**vars(combination), action=action, parties=parties, auto_align=order.auto_align)
+
+    def one(step: Step) -> list[Body]:
+        job = TrainJob(**vars(step.combination), action=action, parties=parties, auto_align=order.auto_align)
         training = task.tracker.begin(job, task.job.job_id) if task.tracker else None
-        result = task.engine.train(job, _both(task.watch, training.watch) if training else task.watch)
+        result = task.engine.train(job, _both(step.watch, training.watch) if training else step.watch)
         if order.auto_align:
-            result.paths["global"]["basis"] = assemble.basis(combination, parties)
-        with task.finishing() as records:
-            data += show(records, [records.put(MODEL, combination.key, result.paths)])
+            result.paths["global"]["basis"] = assemble.basis(step.combination, parties)
+        with step.finishing() as records:
+            model = records.put(MODEL, step.combination.key, result.paths)
             if task.tracker and training:
                 task.tracker.trained(training, result, job, records)
-    return data
+            return show(records, [model])
+
+    return [shown for found in task.every(combinations, one) for shown in found]
 
 
 def _both(first: Watch, second: Watch) -> Watch:

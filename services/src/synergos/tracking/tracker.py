@@ -45,10 +45,12 @@ Point = tuple[str, float, int, int]
 class Training:
     """What one training tells while it goes on. Made by `Tracker.begin`."""
 
-    def __init__(self, track: Track) -> None:
+    def __init__(self, track: Track, here: bool) -> None:
         self.track = track
+        self._here = here
         self._lock = threading.Lock()
         self._seen = track.rounds
+        self._missed: set[int] = set()
         self._rounds: list[tuple[int, RoundProgress]] = []
         self._usage = Usage(Groups())
         self._first = self._usage.figures()
@@ -56,24 +58,31 @@ class Training:
 
     def watch(self, progress: RoundProgress) -> None:
         """Take in a round. Only memory is touched."""
-        # A training that was taken up again tells its earlier rounds, and may repeat the last ones.
-        if progress.round > self._seen:
-            self._seen = progress.round
-            with self._lock:
-                self._rounds.append((_now(), progress))
+        # A training that was taken up again tells its earlier rounds, and may repeat the last ones. In a cluster, what
+        # was lost on its way comes with the result.
+        with self._lock:
+            if progress.round > self._seen:
+                self._missed.update(range(self._seen + 1, progress.round))
+                self._seen = progress.round
+            elif progress.round in self._missed:
+                self._missed.remove(progress.round)
+            else:
+                return
+            self._rounds.append((_now(), progress))
 
     def flush(self, records: Records, *, last: bool = False) -> int:
         """Put into the outbox what is new; return how many rounds that is, for `forget` once it is stored."""
         with self._lock:
             rounds = list(self._rounds)
         points = [point for at, progress in rounds for point in _points(at, progress)]
-        if last or time.monotonic() - self._measured > USAGE_SECONDS:
+        if self._here and (last or time.monotonic() - self._measured > USAGE_SECONDS):
             self._measured = time.monotonic()
             points += self._used()
         if points:
             Outbox(records).add(self.track, "metrics", {"points": points})
         if rounds:
-            Outbox(records).change(self.track, rounds=rounds[-1][1].round)
+            newest = max(progress.round for _, progress in rounds)
+            Outbox(records).change(self.track, rounds=max(self.track.rounds, newest))
         return len(rounds)
 
     def forget(self, rounds: int) -> None:
@@ -105,11 +114,13 @@ class Tracker:
         database: holds what MLflow has yet to be told.
         uri: of MLflow's server, for example `http://172.19.0.11:5500`.
         tags: what every run is marked with.
+        here: whether this process trains, so that what it uses meanwhile belongs to the run.
     """
 
-    def __init__(self, database: Database, uri: str, tags: Mapping[str, str] | None = None) -> None:
+    def __init__(self, database: Database, uri: str, tags: Mapping[str, str] | None = None, here: bool = True) -> None:
         self._database = database
         self._tags = dict(tags or {})
+        self._here = here
         self._sender = Sender(database, uri)
         self._log = get_logger("tracking")
         self._lock = threading.Lock()
@@ -126,11 +137,13 @@ class Tracker:
         Raises:
             StorageFailure: the beginning cannot be stored.
         """
+        # Before the transaction: the first time, a Director loads torch for this.
+        parameters = _parameters(job)
         with self._database.write() as records:
             track, new = Outbox(records).open(job_id, _key(job))
             if new:
-                Outbox(records).add(track, "start", self._start(job, track))
-        training = Training(track)
+                Outbox(records).add(track, "start", self._start(job, track, parameters))
+        training = Training(track, self._here)
         with self._lock:
             self._trainings[track.track_id] = training
         self._wake.set()
@@ -203,12 +216,7 @@ class Tracker:
         self._trainings.pop(track.track_id, None)
         self._wake.set()
 
-    def _start(self, job: TrainJob, track: Track) -> Body:
-        from synergos.federation.parameters import Parameters
-
-        parameters = {name: value for name, value in job.parameters.items() if value is not None}
-        with suppress(Invalid):  # which the engine will say
-            parameters = {**Parameters.read(job.parameters).model_dump(exclude_none=True), **parameters}
+    def _start(self, job: TrainJob, track: Track, parameters: Body) -> Body:
         trace_id = current().get("trace_id")
         return {
             "experiment": f"{job.collab_id}_>_{job.project_id}_>_{job.expt_id}",
@@ -258,6 +266,15 @@ def settings(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     except (ValueError, AttributeError):
         raise Invalid('SYNERGOS_IMAGES is no JSON object such as {"ttp": "synergos/ttp:1.0"}.') from None
     return tags
+
+
+def _parameters(job: TrainJob) -> Body:
+    from synergos.federation.parameters import Parameters
+
+    given = {name: value for name, value in job.parameters.items() if value is not None}
+    with suppress(Invalid):  # which the engine will say
+        return {**Parameters.read(job.parameters).model_dump(exclude_none=True), **given}
+    return given
 
 
 def _points(at: int, progress: RoundProgress) -> Iterator[Point]:

@@ -1,26 +1,24 @@
-"""The process of a TTP: the orchestrator's REST on 5000 and the data port on 8020."""
+"""The process of a TTP: the orchestrator's REST on 5000 and the data port on 8020; in a cluster, jobs from a broker."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 
-from synergos import __version__, cli, logs
+from synergos import __version__, artefacts, cli, logs
 from synergos.errors import SynergosError
 from synergos.orchestrator.app import create_app
 from synergos.orchestrator.database import Database
-from synergos.orchestrator.kinds import KINDS
-from synergos.orchestrator.ledger import Ledger
-from synergos.orchestrator.queue import exclusive
+from synergos.orchestrator.grids import OneGrid
+from synergos.orchestrator.reset import reset
 from synergos.rest import create_api
 from synergos.server import serve
 from synergos.tracking import tracker
-from synergos.tracking.outbox import Outbox
 from synergos.ttp.engine import GridEngine
 
 REST_PORT = 5000
@@ -43,7 +41,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         cli.limit_hardware(options)
         logs.configure(options, "ttp")
         engine = GridEngine(outputs)
-        app = create_app(engine, url, lock, os.environ.get("MLFLOW_TRACKING_URI", ""), tracker.settings())
+        if options.queue is not None:
+            _serve_queue(engine, options, outputs, lock)
+        app = create_app(
+            OneGrid(engine), Database(url), lock, os.environ.get("MLFLOW_TRACKING_URI", ""), tracker.settings()
+        )
     except (SynergosError, OSError) as error:
         sys.exit(f"synergos-ttp: {error}")
     serve(
@@ -54,43 +56,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
 
-def reset(database: Database, outputs: Path, lock: Path, dry_run: bool) -> None:
-    """Delete all records, jobs and outputs, and print each target; with `dry_run` only print.
+def _serve_queue(engine: GridEngine, options: cli.Options, outputs: Path, lock: Path) -> NoReturn:
+    # Imported here: a TTP that is asked by REST needs no broker.
+    from synergos.queue import CREDENTIALS, Address
+    from synergos.ttp.queued import QueuedGrid
 
-    Raises:
-        synergos.errors.Busy: a job is running.
-    """
-    database.migrate()
-    with exclusive(lock), database.write() as records:
-        for kind in KINDS:
-            if count := records.count(kind):
-                _print_count(count, kind.name)
-        if count := Ledger(records).count():
-            _print_count(count, "Job")
-        if count := Outbox(records).count():
-            print(f"{count} entr{'ies' if count > 1 else 'y'} that MLflow does not have yet")
-        trees = sorted(outputs.iterdir())
-        for tree in trees:
-            print(tree)
-        if dry_run:
-            return
-        for kind in KINDS:
-            records.clear(kind)
-        Ledger(records).clear()
-        Outbox(records).clear()
-        for tree in trees:
-            if tree.is_dir() and not tree.is_symlink():
-                shutil.rmtree(tree)
-            else:
-                tree.unlink()
+    assert options.queue is not None
+    address = Address.read(*options.queue, Path(os.environ.get("SYNERGOS_QUEUE_CREDENTIALS", CREDENTIALS)))
+    grid = QueuedGrid(engine, options, address, outputs, lock, DATA_PORT)
+    routes = artefacts.create_router(grid.store, grid.store.allowed, removable=True)
+
+    def start() -> None:
+        grid.start()
+        engine.warm_up()
+
+    serve([(grid.state_app(), REST_PORT), (_data_port(routes), DATA_PORT)], started=start, stopping=grid.stop)
 
 
-def _print_count(count: int, kind: str) -> None:
-    print(f"{count} {kind} record{'s' if count > 1 else ''}")
-
-
-def _data_port() -> FastAPI:
+def _data_port(*routes: APIRouter) -> FastAPI:
     app = create_api("Synergos TTP data port")
+    for router in routes:
+        app.include_router(router)
 
     @app.get("/health")
     def health() -> dict[str, str]:

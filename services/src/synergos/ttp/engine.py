@@ -317,7 +317,7 @@ class GridEngine:
                 outcomes = _everywhere(first, nodes)
                 absent = {node: error for node, error in zip(nodes, outcomes, strict=True) if error}
                 if len(parties) - len(absent) < needed:
-                    raise GridFailure(" ".join(error.message for error in absent.values()))
+                    raise Unreachable(" ".join(error.message for error in absent.values()))
                 grid = DirectGrid(endpoints, grace=grace, renew=renew, absent=absent, cancellation=cancellation)
                 try:
                     yield grid
@@ -379,7 +379,8 @@ def _everywhere(call: Callable[[S], T], items: Sequence[S]) -> list[T]:
         if isinstance(error, Cancelled):
             raise error
     if len(failures) > 1 and all(isinstance(error, SynergosError) for error in failures):
-        raise GridFailure(" ".join(str(error) for error in failures))
+        kind = Unreachable if all(isinstance(error, Unreachable) for error in failures) else GridFailure
+        raise kind(" ".join(str(error) for error in failures))
     return [future.result() for future in futures]
 
 

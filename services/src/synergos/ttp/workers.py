@@ -74,24 +74,28 @@ class WorkerClient:
             pause = min(2 * pause, _SLOWEST_ASKING)
 
     def initialise(self, job: RunJob, party: Party, token: str) -> None:
-        """Open a session of the combination, behind `token` on the data port."""
+        """Open a session of the combination, behind `token` on the data port.
+
+        A worker that has not prepared the data has it prepared first: in a cluster, another grid's was polled.
+        """
         alignment = party.alignment or Alignment()
-        answer = self._send(
-            "POST",
-            f"/initialise/{_combination(job)}",
-            {
-                "id": self._node.participant_id,
-                "host": self._node.host,
-                "port": self._node.data_port,
-                "log_msgs": self._node.log_msgs,
-                "verbose": self._node.verbose,
-                "action": job.action,
-                "tags": party.tags.model_dump(),
-                "alignments": {meta: getattr(alignment, meta).model_dump() for meta in METAS},
-                "layout": alignment.layout.model_dump(),
-                "token": token,
-            },
-        )
+        path = f"/initialise/{_combination(job)}"
+        body = {
+            "id": self._node.participant_id,
+            "host": self._node.host,
+            "port": self._node.data_port,
+            "log_msgs": self._node.log_msgs,
+            "verbose": self._node.verbose,
+            "action": job.action,
+            "tags": party.tags.model_dump(),
+            "alignments": {meta: getattr(alignment, meta).model_dump() for meta in METAS},
+            "layout": alignment.layout.model_dump(),
+            "token": token,
+        }
+        answer = self._send("POST", path, body)
+        if answer.status in (HTTPStatus.NOT_FOUND, HTTPStatus.NOT_ACCEPTABLE):
+            self.poll(job.collab_id, job.project_id, job.action, party.tags.model_dump())
+            answer = self._send("POST", path, body)
         self._data(answer)
 
     def terminate(self, job: RunJob) -> str | None:

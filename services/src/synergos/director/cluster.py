@@ -1,0 +1,150 @@
+"""Which job of the Director is next, and what is said against one at once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+from synergos import artefacts
+from synergos.artefacts import Keys, Store
+from synergos.director.desk import Desk
+from synergos.director.engine import RemoteEngine
+from synergos.errors import Invalid, NotFound
+from synergos.jobs import Engine
+from synergos.orchestrator import assemble, schemas
+from synergos.orchestrator.database import Body, Database, Records
+from synergos.orchestrator.kinds import PROJECT, REGISTRATION, RUN
+from synergos.orchestrator.ledger import Job, Ledger, Process
+from synergos.queue import Address, Publisher, ResultConsumer
+
+_QUEUES: Mapping[Process, str] = {
+    "align": "preprocess",
+    "train": "train",
+    "validate": "evaluate",
+    "predict": "evaluate",
+}
+
+
+class Cluster:
+    """The grids that take jobs from a broker. See `synergos.orchestrator.grids.Grids`.
+
+    Args:
+        address: the broker.
+        name: of the Director.
+        store: where the files of trained models are kept.
+        port: where the grids get these.
+    """
+
+    owner = "Director"
+    here = False
+
+    def __init__(self, database: Database, address: Address, name: str, store: Store, keys: Keys, port: int) -> None:
+        self._database = database
+        self._address, self._store, self._keys, self._port = address, store, keys, port
+        self.publisher = Publisher(address, name)
+        self.desk = Desk(database, self.publisher)
+        self._results = ResultConsumer(address, name, self.desk.take)
+
+    @property
+    def parallel(self) -> int:
+        """As many as may be in flight."""
+        return self.desk.window
+
+    def start(self, reopen: Callable[[str], None]) -> None:
+        """Connect to the broker. See `Grids.start`."""
+        self.desk.start(reopen)
+        self.publisher.start()
+        self._results.start()
+
+    def close(self) -> None:
+        """Take no answers any more."""
+        self.desk.close()
+        self._results.close()
+        self.publisher.close()
+
+    def engine(self, job: Job) -> Engine:
+        """Return what gives the parts of a job to the broker."""
+        url = artefacts.base(self._address.host, self._port)
+        return RemoteEngine(job, self.desk, self._database, self._store, self._keys, url)
+
+    @property
+    def notice(self) -> str | None:
+        """Tell that the broker is away."""
+        if self.publisher.connected:
+            return None
+        return f"The broker at {self._address} is away: the job is stored, and waits until the broker is back."
+
+    def note(self, jobs: Sequence[Job]) -> Mapping[str, Body]:
+        """Return which grid has which part."""
+        return self.desk.note({job.job_id for job in jobs})
+
+    def check(self, records: Records, process: Process, ids: Mapping[str, str], order: Body) -> None:
+        """Refuse what could only fail. See `Grids.check`.
+
+        Raises:
+            Invalid, NotFound: what is missing.
+        """
+        if process == "predict":
+            for project_id in schemas.PredictionOrder.model_validate(order).tags:
+                records.get(REGISTRATION, {**ids, "project_id": project_id})
+                self._check(records, process, {**ids, "project_id": project_id}, order)
+        else:
+            self._check(records, process, ids, order)
+
+    def _check(self, records: Records, process: Process, ids: Mapping[str, str], order: Body) -> None:
+        project = {name: ids[name] for name in PROJECT.key}
+        assemble.action(records, project)
+        parties = assemble.parties(records, project)
+        if process == "align":
+            return
+        combinations = assemble.combinations(records, project, ids.get("expt_id"), ids.get("run_id"))
+        if order["auto_align"]:
+            try:
+                assemble.aligned(parties, project)
+            except Invalid:
+                if self._pending(records, "align", ids):
+                    raise Invalid(
+                        f"The alignment of {PROJECT.label(project)} has not finished: wait until its alignments can be "
+                        "read (Driver: alignments.wait), then send this again."
+                    ) from None
+                raise
+        if process != "train":
+            try:
+                assemble.trained(records, combinations)
+            except NotFound:
+                if not self._pending(records, "train", ids):
+                    raise
+
+    def _pending(self, records: Records, process: Process, ids: Mapping[str, str]) -> bool:
+        """Tell whether a job waits or runs that may bring what is missing."""
+        return any(job.process == process and _overlap(job.ids, ids) for job in Ledger(records).pending())
+
+    def choose(self, waiting: Sequence[Job], running: Sequence[Job]) -> Job | None:
+        """Return the oldest job of the collaboration that has the fewest under way. See `Grids.choose`.
+
+        As many jobs of each queue are begun as may be in flight there. A job waits for older ones that make what it
+        needs, or need what it makes.
+        """
+        busy = Counter(_QUEUES[job.process] for job in running)
+        for queue in ("preprocess", "train", "evaluate"):
+            if busy[queue] >= self.desk.window:
+                continue
+            under_way = Counter(job.ids["collab_id"] for job in running if _QUEUES[job.process] == queue)
+            candidates = [job for job in waiting if _QUEUES[job.process] == queue]
+            for job in sorted(candidates, key=lambda each: under_way[each.ids["collab_id"]]):
+                older = (other for other in waiting if other.doc_id < job.doc_id)
+                if not any(_collide(job, other) for other in (*running, *older)):
+                    return job
+        return None
+
+
+def _collide(job: Job, other: Job) -> bool:
+    if {job.process, other.process} <= {"validate", "predict"}:
+        # Both only read models; a participant's predictions exchange its data to predict.
+        same = job.ids.get("participant_id") == other.ids.get("participant_id")
+        return job.process == other.process == "predict" and same and _overlap(job.ids, other.ids)
+    return _overlap(job.ids, other.ids)
+
+
+def _overlap(ids: Mapping[str, str], others: Mapping[str, str]) -> bool:
+    return all(name not in ids or name not in others or ids[name] == others[name] for name in RUN.key)

@@ -1,0 +1,242 @@
+"""The TTP of a cluster: does jobs that come from the broker, and has no records."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+
+from synergos import __version__, artefacts, work
+from synergos.artefacts import Ids, Store
+from synergos.cli import Options
+from synergos.errors import Busy, Cancelled, Invalid, NotFound, SynergosError, Unreachable
+from synergos.jobs import AlignJob, Engine, InferJob, Party, RoundProgress, TrainJob
+from synergos.orchestrator.ledger import KEPT_ROUNDS
+from synergos.orchestrator.queue import exclusive
+from synergos.queue import (
+    Address,
+    BrokerAway,
+    Cancel,
+    Controls,
+    GiveBack,
+    Job,
+    JobConsumer,
+    Progress,
+    Publisher,
+)
+from synergos.rest import create_api
+
+# What is remembered of jobs that were called off: their messages may still come.
+_REMEMBERED = 1000
+_MODEL = "global_model.pt"
+
+
+class _Away(SynergosError):
+    status = work.AWAY
+
+
+class QueuedGrid:
+    """One grid of a cluster.
+
+    Args:
+        engine: does the work.
+        options: with the broker, the index of the grid and the TTP's name.
+        address: the broker.
+        outputs: root of the output tree.
+        lock: file that is locked while a job runs.
+        port: where artefacts are to be fetched.
+    """
+
+    def __init__(
+        self, engine: Engine, options: Options, address: Address, outputs: Path, lock: Path, port: int
+    ) -> None:
+        self.store = Store(outputs)
+        self._engine = engine
+        self._options = options
+        self._address = address
+        self._outputs, self._lock, self._port = outputs, lock, port
+        self._publisher = Publisher(address, options.id)
+        self._consumer = JobConsumer(address, options.id, options.grid, self._publisher, self.do)
+        self._controls = Controls(address, options.id, self._call_off)
+        self._guard = threading.Lock()
+        self._called_off: OrderedDict[str, str] = OrderedDict()
+
+    def start(self) -> None:
+        """Begin to take jobs."""
+        for line in (self._publisher, self._controls, self._consumer):
+            line.start()
+
+    def stop(self) -> None:
+        """Take no jobs any more; the one under way goes to another grid, or comes back."""
+        self._consumer.close()
+
+    def do(self, job: Job) -> dict[str, Any]:
+        """Do a job and return its outputs."""
+        self._check(job)
+        try:
+            # A project whose participants have fewer workers is shared by the grids: every grid serves every project.
+            parties = job.grids[self._options.grid % len(job.grids)]
+            with exclusive(self._lock):
+                return _PROCESSES[job.process](self, job, parties)
+        except Busy as error:
+            raise GiveBack(error.message) from None
+        except Unreachable as error:
+            raise _Away(error.message) from None
+
+    def _check(self, job: Job) -> None:
+        with self._guard:
+            reason = self._called_off.get(job.job_id)
+        if reason is not None:
+            raise Cancelled(reason)
+        if not job.grids or not job.grids[0]:
+            raise Invalid("The job names no participants.")
+
+    def _preprocess(self, job: Job, parties: list[Party]) -> dict[str, Any]:
+        asked = work.Align.model_validate(job.parameters)
+        collab_id, project_id = job.keys
+        order = AlignJob(
+            collab_id=collab_id,
+            project_id=project_id,
+            action=asked.action,
+            parties=parties,
+            experiments=asked.experiments,
+            auto_align=asked.auto_align,
+            auto_fix=asked.auto_fix,
+        )
+        if asked.participant_id is None:
+            found = self._engine.align(order)
+            result = work.Aligned(spacers=found.alignments, experiments=found.experiments)
+        else:
+            placed = self._engine.realign(order, asked.participant_id)
+            result = work.Aligned(spacers={asked.participant_id: placed})
+        return result.model_dump(mode="json")
+
+    def _train(self, job: Job, parties: list[Party]) -> dict[str, Any]:
+        asked = work.Train.model_validate(job.parameters)
+        ids = _ids(job)
+        order = TrainJob(
+            **_named(ids),
+            action=asked.action,
+            parties=parties,
+            model=asked.experiment,
+            parameters=asked.run,
+            auto_align=asked.auto_align,
+        )
+
+        rounds: deque[RoundProgress] = deque(maxlen=KEPT_ROUNDS)
+
+        def watch(progress: RoundProgress) -> None:
+            rounds.append(progress)
+            told = Progress(
+                job_id=job.job_id,
+                part=job.part,
+                attempt=job.attempt,
+                grid=self._options.grid,
+                ttp=self._options.id,
+                trace_id=job.trace_id,
+                state="round",
+                round=progress,
+            )
+            self._publisher.tell(told)
+
+        try:
+            result = self._engine.train(order, watch)
+        except SynergosError:
+            self.store.remove(ids)
+            raise
+        self.store.allow(ids, asked.artefacts.token)
+        folder = self.store.folder(ids)
+        url = artefacts.url(artefacts.base(self._address.host, self._port), ids)
+        return work.Trained(paths=_below(result.paths, folder), url=url, rounds=list(rounds)).model_dump(mode="json")
+
+    def _infer(self, job: Job, parties: list[Party]) -> dict[str, Any]:
+        asked = work.Infer.model_validate(job.parameters)
+        ids = _ids(job)
+        try:
+            self.store.fetch(ids, asked.artefacts.url, asked.artefacts.token, [_MODEL])
+        except NotFound:
+            raise NotFound(f"No model of {'/'.join(ids)} is kept by the Director: train it again.") from None
+        results: dict[str, dict[str, dict[str, Any]]] = {}
+        try:
+            for meta in asked.metas:
+                order = InferJob(
+                    **_named(ids),
+                    action=asked.action,
+                    parties=parties,
+                    model=asked.experiment,
+                    parameters=asked.run,
+                    auto_align=asked.auto_align,
+                    meta=meta,
+                    participants=asked.participants,
+                )
+                for name, result in self._engine.infer(order).results.items():
+                    results.setdefault(name, {})[meta] = result
+        finally:
+            self.store.remove(ids)
+        return work.Inferred(results=results).model_dump(mode="json")
+
+    def _call_off(self, message: Cancel) -> None:
+        with self._guard:
+            self._called_off[message.job_id] = message.reason
+            if len(self._called_off) > _REMEMBERED:
+                self._called_off.popitem(last=False)
+        job = self._consumer.job
+        if job is not None and job.job_id == message.job_id:
+            self._engine.cancel(message.reason)
+
+    def state_app(self) -> FastAPI:
+        """Return what answers on the REST port."""
+        app = create_api("Synergos TTP in a cluster")
+
+        @app.get("/health")
+        def health() -> dict[str, str]:
+            return {
+                "status": "ok",
+                "version": __version__,
+                "broker": "connected" if self._consumer.connected else "away",
+            }
+
+        @app.get("/state")
+        def state() -> dict[str, Any]:
+            job = self._consumer.job
+            try:
+                depths = self._publisher.depths(timeout=2.0)
+            except BrokerAway:
+                depths = {}
+            return {
+                "id": self._options.id,
+                "grid": self._options.grid,
+                "broker": "connected" if self._consumer.connected else "away",
+                "job": job.model_dump(include={"job_id", "part", "attempt", "process", "keys"}) if job else None,
+                "queues": {name: {"messages": each.messages} for name, each in depths.items()},
+            }
+
+        return app
+
+
+def _ids(job: Job) -> Ids:
+    collab_id, project_id, expt_id, run_id = job.keys
+    return collab_id, project_id, expt_id, run_id
+
+
+def _named(ids: Ids) -> dict[str, Any]:
+    return dict(zip(("collab_id", "project_id", "expt_id", "run_id"), ids, strict=True))
+
+
+def _below(paths: dict[str, dict[str, Any]], folder: Path) -> dict[str, dict[str, Any]]:
+    return {
+        name: {key: str(Path(value).relative_to(folder)) if key in work.FILES else value for key, value in told.items()}
+        for name, told in paths.items()
+    }
+
+
+_PROCESSES: dict[str, Callable[[QueuedGrid, Job, list[Party]], dict[str, Any]]] = {
+    "preprocess": QueuedGrid._preprocess,
+    "train": QueuedGrid._train,
+    "validate": QueuedGrid._infer,
+    "predict": QueuedGrid._infer,
+}
