@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAYBOOK = str(Path(sys.executable).parent / "ansible-playbook")
+# Set by `make test-full`: every fault, every notebook.
+FULL = bool(os.environ.get("SYNERGOS_FULL"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -59,11 +61,15 @@ def playbook(name: str, *options: str) -> Run:
 
 
 def readme_commands(tier: str) -> list[str]:
-    """Return the shell commands of the README in their order: those of Plus, or those of Basic, which name no tier."""
+    """Return the shell commands of the README in their order that name a tier, or those of Basic, which name none."""
     blocks = re.findall(r"^```sh\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
     lines = [line for block in blocks for line in block.splitlines()]
     # `make test` is this very run.
-    return [line for line in lines if not line.startswith("make test") and ("plus" in line) == (tier == "plus")]
+    return [line for line in lines if not line.startswith("make test") and _tier(line) == tier]
+
+
+def _tier(line: str) -> str:
+    return next((tier for tier in ("plus", "cluster") if tier in line), "basic")
 
 
 def grid_containers(client: docker.DockerClient, tier: str) -> dict[str, str]:
@@ -85,6 +91,16 @@ def grid_leftovers(client: docker.DockerClient, tier: str) -> list[str]:
 def inspect(client: docker.DockerClient, name: str) -> dict[str, Any]:
     """Return what the engine says of a container."""
     return client.containers.get(name).attrs  # type: ignore[no-any-return]
+
+
+def memory(client: docker.DockerClient, names: Iterable[str]) -> dict[str, float]:
+    """Return the GiB that each container uses; page cache that the kernel would give back does not count."""
+    used = {}
+    for name in names:
+        found = client.containers.get(name).stats(stream=False)["memory_stats"]
+        cache = found["stats"].get("total_inactive_file", found["stats"].get("inactive_file", 0))
+        used[name] = (found["usage"] - cache) / 2**30
+    return used
 
 
 @pytest.fixture(name="client", scope="session")

@@ -9,7 +9,7 @@ from typing import Any
 import docker
 import pytest
 import requests
-from conftest import CONTAINERS, SECRETS, SERVICES, TIER, inspect
+from conftest import CONTAINERS, SECRETS, SERVICES, TIER, inspect, memory
 
 PORTS = {
     "synp_ttp": {"5000/tcp": "5000", "8020/tcp": "8020"},
@@ -61,12 +61,8 @@ def test_containers_are_confined(client: docker.DockerClient, name: str) -> None
 
 
 def test_memory_at_rest(client: docker.DockerClient) -> None:
-    """Before anything has run on the grid; page cache that the kernel would give back does not count."""
-    used = {}
-    for name in CONTAINERS:
-        memory = client.containers.get(name).stats(stream=False)["memory_stats"]
-        cache = memory["stats"].get("total_inactive_file", memory["stats"].get("inactive_file", 0))
-        used[name] = (memory["usage"] - cache) / 2**30
+    """Before anything has run on the grid."""
+    used = memory(client, CONTAINERS)
     print({name: f"{share:.2f} GiB" for name, share in used.items()})
     assert sum(used.values()) < 3.5, used
 
