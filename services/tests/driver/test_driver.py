@@ -16,7 +16,8 @@ import pytest
 from grid_double import MODEL, Grid, running
 
 import synergos
-from synergos import Driver, DriverError, ModelTask, RegistrationTask
+from synergos import Driver, DriverError, JobFailed, ModelTask, RegistrationTask
+from synergos.errors import GridFailure
 
 KEYS = {"collab_id": "c1", "project_id": "p1"}
 RUN = {**KEYS, "expt_id": "e1", "run_id": "r1"}
@@ -210,6 +211,36 @@ def test_waiting(driver: Driver, grid: Grid) -> None:
     training.join()
     with pytest.raises(DriverError, match="403: Optimization"):
         driver.optimizations.wait("c1", "p1", "e1", timeout=20)
+
+
+def test_waiting_for_what_fails(driver: Driver, grid: Grid) -> None:
+    describe(driver)
+    driver.runs.create(**{**RUN, "run_id": "r2"})
+    driver.alignments.create(**KEYS)
+    assert driver.models.create(**{**RUN, "run_id": "r2"})["status"] == 200
+    grid.engine.failing["train"] = GridFailure("worker_2 is out of memory.")
+    assert driver.models.create(**RUN)["status"] == 417
+    driver.validations.create(**{**RUN, "run_id": "r2"})
+    # There is a model in this scope, and yet not all that was asked for.
+    with pytest.raises(JobFailed, match=r"^train of c1/p1/e1/r1 failed: worker_2 is out of memory\.$") as caught:
+        driver.models.wait(**KEYS, timeout=20)
+    (job,) = caught.value.jobs
+    assert (caught.value.status, job["key"]["run_id"]) == (None, "r1")
+    with pytest.raises(JobFailed, match="out of memory"):
+        driver.jobs.wait(job["job_id"], timeout=20)
+    # Elsewhere nothing failed.
+    assert len(driver.models.wait(**{**RUN, "run_id": "r2"}, timeout=20)["data"]) == 1
+    assert len(driver.validations.wait(**KEYS, timeout=20)["data"]) == 2
+    # What was done again counts as it ended then.
+    grid.engine.failing.clear()
+    driver.models.create("c1", "p1", "e1")
+    assert len(driver.models.wait(**KEYS, timeout=20)["data"]) == 2
+    last = driver.jobs.read_all(process="train")["data"][-1]
+    assert driver.jobs.wait(last["job_id"], timeout=20)["data"]["state"] == "done"
+    driver.tags.delete("c1", "p1", "worker_1")
+    driver.tags.delete("c1", "p1", "worker_2")
+    with pytest.raises(DriverError, match="404: MFA has not been performed"):
+        driver.alignments.wait(**KEYS, timeout=20)
 
 
 def test_jobs(driver: Driver, grid: Grid) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from synergos import trace
-from synergos.driver.base import DriverError, Task
+from synergos.driver.base import DriverError, JobFailed, Task
 from synergos.driver.jobs import AlignmentTask, JobTask, ModelTask, OptimizationTask, PredictionTask, ValidationTask
 from synergos.driver.records import (
     CollaborationTask,
@@ -29,6 +29,7 @@ __all__ = [
     "Driver",
     "DriverError",
     "ExperimentTask",
+    "JobFailed",
     "JobTask",
     "ModelTask",
     "OptimizationTask",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -20,14 +20,27 @@ class DriverError(Exception):
     """A request that failed, raised by tasks that were made with `raise_on_error`, and by `wait`.
 
     Attributes:
-        status: HTTP status of the answer, None if there was no answer.
-        message: what the server said, or why there was no answer.
+        status: HTTP status of the answer, None if it is none that failed.
+        message: what the server said, or what else went wrong.
     """
 
     def __init__(self, status: int | None, message: str) -> None:
         super().__init__(message if status is None else f"{status}: {message}")
         self.status = status
         self.message = message
+
+
+class JobFailed(DriverError):
+    """Jobs that were waited for and that failed or were cancelled.
+
+    Attributes:
+        jobs: their records, each with its `reason`.
+    """
+
+    def __init__(self, jobs: Sequence[Reply]) -> None:
+        told = (f"{job['process']} of {'/'.join(ids_of(job).values())} {job['state']}: {job['reason']}" for job in jobs)
+        super().__init__(None, " ".join(told))
+        self.jobs = list(jobs)
 
 
 class Task:
@@ -83,29 +96,38 @@ class Task:
     def wait(self, *args: Any, timeout: float | None = None, interval: float = 1.0, **kwargs: Any) -> Reply:
         """Call `read` with the other arguments until it returns data, and return that answer.
 
+        What a grid computes is waited for until every job has ended that works on anything in that scope.
+
         Args:
             timeout: seconds after which to give up, None for never.
             interval: seconds between two attempts.
 
         Raises:
             TimeoutError: there was no data in time.
-            DriverError: the server answered with an error other than "not there yet" (404).
+            JobFailed: the last job that was to bring some of it failed or was cancelled.
+            DriverError: the server answered with an error other than "not there yet" (404), or the jobs have ended
+                without leaving anything to read.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            try:
-                reply = self.read(*args, **kwargs)
-            except DriverError as error:
-                if error.status != httpx.codes.NOT_FOUND:
-                    raise
-                reply = {"status": error.status, "message": error.message}
+            reply = self._attempt(*args, **kwargs)
             if reply.get("data"):
                 return reply
-            if reply.get("status", httpx.codes.NOT_FOUND) not in (httpx.codes.OK, httpx.codes.NOT_FOUND):
-                raise DriverError(reply["status"], str(reply.get("message", "")))
             if deadline is not None and time.monotonic() + interval > deadline:
                 raise TimeoutError(f"No data after {timeout:g} s: {reply.get('message', 'the answer is empty')}")
             time.sleep(interval)
+
+    def _attempt(self, *args: Any, **kwargs: Any) -> Reply:
+        """Return what `read` returns, without data if there is nothing yet; raises `DriverError` for other errors."""
+        try:
+            reply = self.read(*args, **kwargs)
+        except DriverError as error:
+            if error.status != httpx.codes.NOT_FOUND:
+                raise
+            return {"status": error.status, "message": error.message}
+        if reply.get("status", httpx.codes.NOT_FOUND) not in (httpx.codes.OK, httpx.codes.NOT_FOUND):
+            raise DriverError(reply["status"], str(reply.get("message", "")))
+        return reply
 
     def _get(self, path: str, **query: str) -> Reply:
         return self._call("GET", f"{path}?{urlencode(query)}" if query else path, None, self._timeout)
@@ -139,6 +161,11 @@ class Task:
             raise DriverError(response.status_code, _message(response))
         reply: Reply = response.json()
         return reply
+
+
+def ids_of(job: Reply) -> dict[str, str]:
+    """Return the ids that limit what a job works on."""
+    return {name: value for name, value in job["key"].items() if name != "job_id"}
 
 
 def join(*steps: str) -> str:

@@ -2,17 +2,62 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 
-from synergos.driver.base import DriverError, Reply, Task, join, scope
+from synergos.driver.base import DriverError, JobFailed, Reply, Task, ids_of, join, scope
+
+PENDING = ("queued", "running")
+# How the runs are named that a search makes.
+TRIAL = "optim_run_"
 
 
-class AlignmentTask(Task):
+class JobbedTask(Task):
+    """What jobs on the grid bring. A TTP answers `create` when the job has ended, a Director at once: `wait` for it.
+
+    Attributes:
+        process: name of the jobs that bring it.
+        always: ids that each of these jobs names.
+    """
+
+    process: str
+    always: tuple[str, ...] = ("collab_id", "project_id")
+
+    def _attempt(self, *args: Any, **kwargs: Any) -> Reply:
+        given = inspect.signature(self.read).bind(*args, **kwargs).arguments
+        ids = {name: value for name, value in given.items() if value is not None}
+        jobs = self._jobs(ids)
+        pending = [job for job in jobs if job["state"] in PENDING]
+        if pending:
+            return {"message": f"{len(pending)} of {len(jobs)} jobs ({self.process}) wait or run"}
+        failed = [job for at, job in enumerate(jobs) if job["state"] != "done" and not _again(job, jobs[at + 1 :], ids)]
+        if failed:
+            raise JobFailed(failed)
+        reply = super()._attempt(*args, **kwargs)
+        if jobs and not reply.get("data"):
+            raise DriverError(reply.get("status"), str(reply.get("message", "the jobs have left nothing to read")))
+        return reply
+
+    def _jobs(self, ids: Reply) -> list[Reply]:
+        """Return the jobs that work on anything that `ids` name, oldest first; trials of a search only if they do."""
+        query = {name: ids[name] for name in self.always if name in ids}
+        found = _data(self._get("/ttp/jobs", process=self.process, **query))
+        return [
+            job
+            for job in found
+            if all(ids.get(name, value) == value for name, value in ids_of(job).items())
+            and ("run_id" in ids or not job["key"].get("run_id", "").startswith(TRIAL))
+        ]
+
+
+class AlignmentTask(JobbedTask):
     """Agreement of a project's participants on features and classes."""
+
+    process = "align"
 
     def create(
         self, collab_id: str, project_id: str, auto_align: bool = True, auto_fix: bool = True, **kwargs: Any
@@ -30,8 +75,10 @@ class AlignmentTask(Task):
         return self._get(_alignments(collab_id, project_id))
 
 
-class ModelTask(Task):
+class ModelTask(JobbedTask):
     """Training. A scope without run_id trains all runs of an experiment, one without expt_id all of a project."""
+
+    process = "train"
 
     def create(
         self,
@@ -54,8 +101,13 @@ class ModelTask(Task):
         return self._get(_models(collab_id, project_id, *scope(expt_id=expt_id, run_id=run_id)))
 
 
-class OptimizationTask(Task):
-    """Search for hyperparameters; only a cluster does that."""
+class OptimizationTask(JobbedTask):
+    """Search for hyperparameters; only a cluster does that.
+
+    Its progress is that of its job: `driver.jobs.follow(process="optimize", collab_id=...)`, `progress["search"]`.
+    """
+
+    process = "optimize"
 
     def create(
         self,
@@ -81,8 +133,10 @@ class OptimizationTask(Task):
         Args:
             search_space: hyperparameter → {"_type": name of a distribution, "_value": its arguments}.
             metric: statistic to optimize, with `optimize_mode` "max" or "min".
-            max_exec_duration: for example `1h 30m`.
-            kwargs: further settings of the search (`backend`, `scheduler`, `searcher`, …).
+            trial_concurrency: trials at the same time.
+            max_exec_duration: for all trials together, for example `1h 30m`.
+            kwargs: further settings of the search (`scheduler`, `searcher`, …); `parameters`, those of every trial
+                that are not searched for.
         """
         payload = {
             "search_space": search_space,
@@ -99,12 +153,14 @@ class OptimizationTask(Task):
         return self._start(f"{_models(collab_id, project_id, expt_id)}/optimizations/", payload)
 
     def read(self, collab_id: str, project_id: str, expt_id: str) -> Reply:
-        """Return the results of a search so far."""
+        """Return the validations of the trials so far; beside them `search` has the trials and the best of them."""
         return self._get(f"{_models(collab_id, project_id, expt_id)}/optimizations/")
 
 
-class ValidationTask(Task):
+class ValidationTask(JobbedTask):
     """Quality of trained models on the participants' `evaluate` data."""
+
+    process = "validate"
 
     def create(
         self,
@@ -137,8 +193,11 @@ class ValidationTask(Task):
         return self._get(_validations(collab_id, project_id, *ids))
 
 
-class PredictionTask(Task):
+class PredictionTask(JobbedTask):
     """Predictions for a participant's `predict` data, which stay with the participant."""
+
+    process = "predict"
+    always = ("collab_id",)
 
     def create(
         self,
@@ -180,8 +239,8 @@ class PredictionTask(Task):
 class JobTask(Task):
     """What the grid does and did: every alignment, training, validation and prediction is a job.
 
-    A job has a `job_id`, its `process` (align, train, validate, predict), a `state` (queued, running, done, failed,
-    cancelled), a `place` while it waits, a `reason` if it failed or was cancelled, and `progress`.
+    A job has a `job_id`, its `process` (align, train, validate, predict, optimize), a `state` (queued, running, done,
+    failed, cancelled), a `place` while it waits, a `reason` if it failed or was cancelled, and `progress`.
     """
 
     def read_all(self, **filters: str) -> Reply:
@@ -199,6 +258,15 @@ class JobTask(Task):
     def delete(self, job_id: str) -> Reply:
         """Cancel a job that waits or runs; answered when it has ended. Its record stays."""
         return self._delete(_job(job_id))
+
+    def _attempt(self, *args: Any, **kwargs: Any) -> Reply:
+        reply = super()._attempt(*args, **kwargs)
+        job = _data(reply)
+        if job["state"] in PENDING:
+            return {"message": f"job {job['job_id']} is {job['state']}"}
+        if job["state"] != "done":
+            raise JobFailed([job])
+        return reply
 
     def follow(self, job_id: str | None = None, *, interval: float = 1.0, **filters: str) -> Iterator[Reply]:
         """Yield a job (`data` of `read`) whenever it changed, until it has ended.
@@ -223,7 +291,7 @@ class JobTask(Task):
             job: Reply = _data(self.read(job_id))
             if job != last:
                 yield job
-            if job["state"] not in ("queued", "running"):
+            if job["state"] not in PENDING:
                 return
             last = job
             time.sleep(interval)
@@ -233,6 +301,12 @@ def _data(reply: Reply) -> Any:
     if reply.get("status") != httpx.codes.OK:
         raise DriverError(reply.get("status"), str(reply.get("message", reply)))
     return reply["data"]
+
+
+def _again(job: Reply, newer: list[Reply], ids: Reply) -> bool:
+    """Tell whether a newer job did again what this one was to do of what `ids` name."""
+    wanted = {**ids, **ids_of(job)}
+    return any(ids_of(other).items() <= wanted.items() for other in newer)
 
 
 def _job(job_id: str) -> str:
