@@ -20,11 +20,11 @@ def secrets(tier: str) -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "synergos" / tier
 
 
-def eventually(ask: Callable[[], T], timeout: float = 60.0) -> T:
+def eventually(ask: Callable[[], T], timeout: float = 60.0, interval: float = 1.0) -> T:
     """Return the first answer of `ask` that is true, or its last one when the time is up."""
     deadline = time.monotonic() + timeout
     while not (answer := ask()) and time.monotonic() < deadline:
-        time.sleep(1)
+        time.sleep(interval)
     return answer
 
 
