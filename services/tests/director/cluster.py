@@ -82,6 +82,10 @@ class Cluster:
                 stderr=subprocess.STDOUT,
             )
 
+    def host(self, name: str) -> str:
+        """Return where the TTPs are to find a worker."""
+        return self.addresses[name]
+
     def log_file(self, name: str) -> Path:
         return self.root / f"{name}.log"
 
@@ -117,8 +121,8 @@ class Cluster:
     def events(self, name: str) -> list[dict[str, Any]]:
         """Return what the TTPs logged under this name."""
         files = [self.log_file(f"sync_ttp_{grid + 1}") for grid in range(self.grids)]
-        lines = [line for file in files for line in file.read_text().splitlines() if f'"event": "{name}"' in line]
-        return [json.loads(line) for line in lines]
+        lines = [line for file in files if file.exists() for line in file.read_text().splitlines()]
+        return [json.loads(line) for line in lines if f'"event": "{name}"' in line]
 
     def describe(
         self,
@@ -145,7 +149,7 @@ class Cluster:
             ok(driver.participants.create(name))
             task = driver.registrations
             for grid in range(grids or self.grids):
-                task.add_node(host=self.addresses[f"{name}_n{grid + 1}"], port=8020, f_port=5000)
+                task.add_node(host=self.host(f"{name}_n{grid + 1}"), port=8020, f_port=5000)
             ok(task.create(collab, example, name, role="host"))
             data = [example, "dataset", f"data{number}"]
             ok(driver.tags.create(collab, example, name, train=[[*data, "train"]], evaluate=[[*data, "evaluate"]]))
