@@ -14,8 +14,8 @@ name: collaboration
 short_description: Describe the components of a grid that a collaboration is served by
 version_added: 1.2.0
 description:
-  - Takes inventory names, usually those of a grid's group, and picks the log server and the experiment tracker among
-    those that have published their containers in this run.
+  - Takes inventory names, usually those of a grid's group, and picks the log server, the experiment tracker and the
+    broker among those that have published their containers in this run.
 positional: hostvars, engine
 options:
   _input:
@@ -28,7 +28,7 @@ options:
     type: dict
     required: true
   engine:
-    description: Inventory name of the engine on which the TTP runs.
+    description: Inventory name of the engine on which the TTP or the Director runs.
     type: str
     required: true
 """
@@ -41,7 +41,7 @@ EXAMPLES = r"""
 RETURN = r"""
 _value:
   description:
-    - C(logs) and C(mlops), as a collaboration's record holds them, each with C(host), C(ports) and C(secure). A
+    - C(logs), C(mlops) and C(mq), as a collaboration's record holds them, each with C(host), C(ports) and C(secure). A
       component that the grid does not have is left out.
   type: dict
 """
@@ -50,11 +50,12 @@ _value:
 COMPONENTS = {
     "logger": ("logs", {"main": 9000, "ui": 9000, "sysmetrics": 9100, "director": 9200, "ttp": 9300, "worker": 9400}),
     "mlops": ("mlops", {"main": 5500, "ui": 5500}),
+    "mq": ("mq", {"main": 5672, "ui": 15672}),
 }
 
 
 def collaboration(hosts: list[str], hostvars: Mapping[str, Any], engine: str) -> dict[str, Any]:
-    """Return {"logs": {...}, "mlops": {...}} as far as `hosts` have them, as a TTP on `engine` reaches them."""
+    """Return {"logs": {...}, "mlops": {...}, "mq": {...}} as far as `hosts` have them, reached from `engine`."""
     found: dict[str, Any] = {}
     for host in sorted(hosts):
         container = container_of(hostvars[host])

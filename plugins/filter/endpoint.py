@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Callable
 
 from ansible.errors import AnsibleFilterError
+from ansible_collections.synergos.grid.plugins.filter.engine_address import engine_address
 from ansible_collections.synergos.grid.plugins.plugin_utils._run import container_of
 
 DOCUMENTATION = r"""
@@ -76,9 +77,7 @@ def endpoint(component: str, hostvars: Mapping[str, Any], port: int, engine: str
         return {"host": container["address"], "port": port}
     for mapping in container.get("ports", []):
         if mapping["container"] == port:
-            there = hostvars[carrier]
-            address = there.get("synergos_engine_address") or there.get("ansible_host") or carrier
-            return {"host": address, "port": mapping["host"]}
+            return {"host": engine_address(carrier, hostvars), "port": mapping["host"]}
     raise AnsibleFilterError(f"{component} on {carrier} does not publish port {port}: {engine} cannot reach it.")
 
 

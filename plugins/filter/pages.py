@@ -36,35 +36,35 @@ EXAMPLES = r"""
 RETURN = r"""
 _value:
   description:
-    - C(ttp), C(logs), a search that lacks only its query, and C(mlops), each as far as the grid has it and its
-      container is published in this run.
+    - C(ttp), the REST API of the Director in a cluster, C(logs), a search that lacks only its query, C(mlops) and
+      C(mq), each as far as the grid has it and its container is published in this run.
   type: dict
   sample: {ttp: "http://127.0.0.1:5000", mlops: "http://127.0.0.1:5500"}
 """
 
-# Component -> name, port inside, path.
+# Component -> name, port inside, path. Of two with one name the first counts.
 PAGES = {
+    "director": ("ttp", 5000, ""),
     "ttp": ("ttp", 5000, ""),
     "logger": ("logs", 9000, "/search?rangetype=relative&relative=86400&q="),
     "mlops": ("mlops", 5500, ""),
+    "mq": ("mq", 15672, ""),
 }
 
 
 def pages(hosts: list[str], hostvars: Mapping[str, Any]) -> dict[str, str]:
     """Return the URL of every page that a browser reaches."""
     found: dict[str, str] = {}
-    for host in sorted(hosts):
-        container = container_of(hostvars[host])
-        if container is None or container["component"] not in PAGES:
-            continue
-        name, port, path = PAGES[container["component"]]
-        for mapping in container.get("ports", []):
-            if mapping["container"] == port:
-                address = mapping.get("address", "127.0.0.1")
-                if address == "0.0.0.0":
-                    carrier = hostvars[hostvars[host]["synergos_engine"]]
-                    address = carrier.get("synergos_engine_address") or carrier.get("ansible_host") or "127.0.0.1"
-                found.setdefault(name, f"http://{address}:{mapping['host']}{path}")
+    containers = {host: container for host in sorted(hosts) if (container := container_of(hostvars[host]))}
+    for component, (name, port, path) in PAGES.items():
+        for host, container in containers.items():
+            for mapping in container.get("ports", []) if container["component"] == component else ():
+                if mapping["container"] == port:
+                    address = mapping.get("address", "127.0.0.1")
+                    if address == "0.0.0.0":
+                        carrier = hostvars[hostvars[host]["synergos_engine"]]
+                        address = carrier.get("synergos_engine_address") or carrier.get("ansible_host") or "127.0.0.1"
+                    found.setdefault(name, f"http://{address}:{mapping['host']}{path}")
     return found
 
 
