@@ -43,3 +43,36 @@ def test_the_table_lines_up() -> None:
         "federated       0.500 2900.250 44.000",
         "worker_1 alone -0.123    3.000  4.000",
     ]
+
+
+def test_the_trials_of_a_search_line_up_and_the_best_is_marked() -> None:
+    search = {
+        "metric": "R2",
+        "trials": [
+            {
+                "run_id": "optim_run_a",
+                "number": 0,
+                "state": "complete",
+                "value": 0.51239,
+                "parameters": {"lr": 0.01, "rounds": 10},
+                "grids": [0, 1],
+            },
+            {
+                "run_id": "optim_run_b",
+                "number": 1,
+                "state": "complete",
+                "value": 0.6,
+                "parameters": {"lr": 0.1234567, "rounds": 5},
+                "grids": [1],
+            },
+            {"run_id": "optim_run_c", "number": 2, "state": "failed", "parameters": {"lr": 9.0}, "grids": []},
+        ],
+        "best": {"run_id": "optim_run_b", "value": 0.6, "parameters": {}},
+    }
+    assert figures.trials(search, ["lr", "rounds"]) == [
+        "trial     lr rounds     R2 grid    state",
+        "0       0.01     10 0.5124 0, 1 complete",
+        "1     0.1235      5    0.6    1 complete best",
+        "2          9      -      -        failed",
+    ]
+    assert "best" not in "".join(figures.trials({**search, "best": None}, ["lr"]))

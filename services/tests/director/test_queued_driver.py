@@ -41,7 +41,7 @@ def test_the_same_calls_on_every_tier(cluster: Cluster, basic: Driver, tier: str
     assert len(driver.models.wait(*keys[:2], **PATIENCE)["data"]) == 4
     ok(driver.models.create(*keys[:2]))
     assert len(driver.models.wait(*keys[:2], **PATIENCE)["data"]) == 4
-    assert [job["state"] for job in ok(driver.jobs.read_all(process="train", collab_id="calls"))] == ["done"] * 6
+    assert [job["state"] for job in ok(driver.jobs.read_all(process="train", collab_id="calls"))] == ["done"] * 5
     ok(driver.validations.create(*keys))
     assert len(driver.validations.wait(*keys, **PATIENCE)["data"]) == 8
     for number, name in enumerate(PARTICIPANTS, 1):

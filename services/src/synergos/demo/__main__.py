@@ -35,6 +35,7 @@ PHASES: dict[str, Callable[[Settings, Driver], phases.Result]] = {
     "validate": phases.validate,
     "predict": phases.predict,
     "compare": compare,
+    "search": phases.search,
     "links": phases.links,
 }
 
@@ -84,11 +85,11 @@ def run(phase: str, settings: Settings) -> phases.Result:
         result = PHASES[phase](settings, driver)
     except httpx.TransportError as error:
         raise phases.PhaseFailed(
-            f"The TTP at {driver.address} does not answer ({error}). Check its host and port, and that the grid is up."
+            f"Nothing answers at {driver.address} ({error}). Check the orchestrator's host and port, and that it is up."
         ) from error
     except json.JSONDecodeError as error:
         raise phases.PhaseFailed(
-            f"What answers at {driver.address} is no TTP: its answer is not JSON. Check the TTP's host and port."
+            f"What answers at {driver.address} is no orchestrator: its answer is not JSON. Check its host and port."
         ) from error
     seconds = round(time.perf_counter() - start, 3)
     return {"phase": phase, "seconds": seconds, "trace_id": driver.trace_id, **result}

@@ -59,10 +59,38 @@ def chance(action: Action, statistics: Sequence[Mapping[str, Any]]) -> float:
 def table(rows: Mapping[str, Mapping[str, float]], action: Action) -> list[str]:
     """Return the lines of an aligned text table: one row per model, one column per metric."""
     metrics = METRICS[action]
-    first = max(len(name) for name in rows)
-    widths = [max(len(metric), *(len(f"{figures[metric]:.3f}") for figures in rows.values())) for metric in metrics]
-    lines = [" ".join([" " * first, *(f"{metric:>{width}}" for metric, width in zip(metrics, widths, strict=True))])]
-    for name, figures in rows.items():
-        cells = (f"{figures[metric]:>{width}.3f}" for metric, width in zip(metrics, widths, strict=True))
-        lines.append(" ".join([f"{name:<{first}}", *cells]))
+    cells = ([name, *(f"{figures[metric]:.3f}" for metric in metrics)] for name, figures in rows.items())
+    return _aligned([["", *metrics], *cells])
+
+
+def trials(search: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """Return the lines of a text table of a search: one row per trial, the best one marked.
+
+    Args:
+        search: as the optimizations of a Director tell it.
+        names: parameters that were searched for.
+    """
+    best = (search.get("best") or {}).get("run_id")
+    rows = [["trial", *names, search["metric"], "grid", "state", ""]]
+    for trial in search["trials"]:
+        parameters = (_short(trial["parameters"].get(name)) for name in names)
+        grids = ", ".join(map(str, trial["grids"]))
+        mark = "best" if trial["run_id"] == best else ""
+        rows.append([str(trial["number"]), *parameters, _short(trial.get("value")), grids, trial["state"], mark])
+    return _aligned(rows)
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return one line per row: the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *others in rows:
+        cells = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
+        lines.append(" ".join([first.ljust(widths[0]), *cells]).rstrip())
     return lines

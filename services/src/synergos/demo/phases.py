@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from synergos import Driver
+from synergos import Driver, DriverError
 from synergos.demo import figures, tracking
 from synergos.demo.settings import Settings
+from synergos.driver import Task
 from synergos.errors import SynergosError
 from synergos.jobs import METAS, Meta
 
@@ -15,7 +16,7 @@ Result = dict[str, Any]
 
 
 class PhaseFailed(SynergosError):
-    """A request of the demo that the TTP refused; the message repeats its answer."""
+    """A request of the demo that was refused, or whose job failed; the message repeats the answer."""
 
 
 def expect(reply: Mapping[str, Any], what: str) -> Any:
@@ -23,6 +24,31 @@ def expect(reply: Mapping[str, Any], what: str) -> Any:
     if reply.get("status") in (200, 201):
         return reply["data"]
     raise PhaseFailed(f"{what} failed with status {reply.get('status', 'unknown')}: {reply.get('message', reply)}")
+
+
+def finish(task: Task, reply: Mapping[str, Any], what: str, *ids: str) -> list[dict[str, Any]]:
+    """Return what a job brought: a TTP's reply has it, a Director's comes while the job waits.
+
+    Args:
+        task: what the job was ordered from.
+        ids: of what was ordered, as `task.read` takes them.
+    """
+    found: list[dict[str, Any]] = expect(reply, what)
+    try:
+        return found or expect(task.wait(*ids, interval=0.5), what)
+    except DriverError as error:
+        raise PhaseFailed(f"{what} failed: {error.message}") from error
+
+
+def work(settings: Settings, driver: Driver, process: str, newest: int = 1) -> list[dict[str, Any]]:
+    """Return which grid of a cluster did what of the newest jobs of a process: `job`, `what`, `grid` and `ttp`."""
+    named = {"collab_id": settings.collab_id, "project_id": settings.project_id}
+    jobs = expect(driver.jobs.read_all(process=process, **named), "Listing the jobs")
+    return [
+        {"job": process, "what": part["part"], "grid": part.get("grid"), "ttp": part.get("ttp")}
+        for job in jobs[-newest:]
+        for part in job["progress"].get("parts", [])
+    ]
 
 
 def register(settings: Settings, driver: Driver) -> Result:
@@ -63,7 +89,8 @@ def register(settings: Settings, driver: Driver) -> Result:
         name = participant.participant_id
         expect(driver.participants.create(participant_id=name), f"Creating the participant {name}")
         task = driver.registrations
-        task.add_node(host=participant.host, port=participant.port, f_port=participant.f_port)
+        for node in participant.nodes:
+            task.add_node(**node.model_dump())
         expect(task.create(collab_id, project_id, name, role=participant.role), f"Registering {name}")
         tags = {meta: [settings.tag(participant, meta)] for meta in METAS}
         expect(driver.tags.create(collab_id, project_id, name, **tags), f"Declaring the tags of {name}")
@@ -72,26 +99,27 @@ def register(settings: Settings, driver: Driver) -> Result:
 
 def align(settings: Settings, driver: Driver) -> Result:
     """Let the workers read their data and agree on columns, classes and scaling."""
-    records = expect(driver.alignments.create(settings.collab_id, settings.project_id), "The alignment")
+    task, project = driver.alignments, settings.keys[:2]
+    records = finish(task, task.create(*project), "The alignment", *project)
     spacers = {
         record["key"]["participant_id"]: {
             meta: {side: len(record[meta][side]) for side in ("X", "y")} for meta in METAS
         }
         for record in records
     }
-    return {"spacers": spacers}
+    return {"spacers": spacers, "work": work(settings, driver, "align")}
 
 
 def train(settings: Settings, driver: Driver) -> Result:
     """Train the run."""
-    records = expect(driver.models.create(*settings.keys), "The training")
-    if not records:
-        raise PhaseFailed("The training ended without a model record.")
-    return {"model": records[0]["global"], "losses": losses(settings, driver)}
+    task = driver.models
+    (record,) = finish(task, task.create(*settings.keys), "The training", *settings.keys)
+    done = work(settings, driver, "train")
+    return {"model": record["global"], "losses": losses(settings, driver), "work": done}
 
 
 def losses(settings: Settings, driver: Driver) -> dict[str, list[Any]]:
-    """Return the loss curves of the newest training of the run, one value per round, from its job at the TTP.
+    """Return the loss curves of the newest training of the run, one value per round, from its job.
 
     Returns:
         `round`, from 1; `evaluate`: loss of the round's global model on the evaluate sets (None after the last round,
@@ -103,7 +131,7 @@ def losses(settings: Settings, driver: Driver) -> dict[str, list[Any]]:
         driver.jobs.read_all(process="train", **dict(zip(names, settings.keys, strict=True))), "Listing the jobs"
     )
     if not jobs:
-        raise PhaseFailed(f"The TTP knows no training of {'/'.join(settings.keys)}: run the phases from register on.")
+        raise PhaseFailed(f"There is no training of {'/'.join(settings.keys)}: run the phases from register on.")
     rounds = expect(driver.jobs.read(jobs[-1]["job_id"]), "Reading the job")["progress"]["rounds"]
     curves = {
         "round": [each["round"] for each in rounds],
@@ -118,24 +146,50 @@ def losses(settings: Settings, driver: Driver) -> dict[str, list[Any]]:
 
 def validate(settings: Settings, driver: Driver) -> Result:
     """Evaluate the trained model at every participant."""
-    records = expect(driver.validations.create(*settings.keys), "The validation")
-    return _inference(settings, records, "evaluate")
+    task = driver.validations
+    records = finish(task, task.create(*settings.keys), "The validation", *settings.keys)
+    return {**_inference(settings, records, "evaluate"), "work": work(settings, driver, "validate")}
 
 
 def predict(settings: Settings, driver: Driver) -> Result:
-    """Predict with the trained model at every participant, one after the other as each would ask for itself."""
-    records = []
-    for participant in settings.participants:
-        reply = driver.predictions.create(
+    """Predict with the trained model at every participant, as each would ask for itself."""
+    task = driver.predictions
+    replies = {
+        participant.participant_id: task.create(
             {settings.project_id: [settings.tag(participant, "predict")]}, participant.participant_id, *settings.keys
         )
-        records += expect(reply, f"The prediction of {participant.participant_id}")
-    return _inference(settings, records, "predict")
+        for participant in settings.participants
+    }
+    records = []
+    for name, reply in replies.items():
+        records += finish(task, reply, f"The prediction of {name}", name, *settings.keys)
+    return {**_inference(settings, records, "predict"), "work": work(settings, driver, "predict", len(replies))}
+
+
+def search(settings: Settings, driver: Driver) -> Result:
+    """Search for better run parameters with trials at all grids of a cluster; `table` has them, the best one marked."""
+    task, experiment = driver.optimizations, settings.keys[:3]
+    space, (metric, *_) = settings.read("ranges.json"), figures.METRICS[settings.action]
+    reply = task.create(
+        *experiment,
+        search_space=space,
+        metric=metric,
+        optimize_mode="max",
+        trial_concurrency=min(len(participant.nodes) for participant in settings.participants),
+        max_trial_num=settings.trials,
+        parameters={name: value for name, value in settings.run_parameters.items() if name not in space},
+    )
+    expect(reply, "The search")
+    try:
+        found = task.wait(*experiment, interval=0.5)["search"]
+    except DriverError as error:
+        raise PhaseFailed(f"The search failed: {error.message}") from error
+    return {"search": found, "table": figures.trials(found, list(space))}
 
 
 def links(settings: Settings, driver: Driver) -> Result:
-    """Return the pages on which a browser shows the run: `logs`, its lines in Graylog, and `mlops`, its MLflow run."""
-    found = {}
+    """Return the pages on which a browser shows the run: its lines (`logs`), MLflow (`mlops`), the queues (`mq`)."""
+    found = {name: page for name, page in settings.pages.items() if name == "mq"}
     if "logs" in settings.pages:
         found["logs"] = tracking.log_search(settings, driver.trace_id)
     if "mlops" in settings.pages:

@@ -5,36 +5,51 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from synergos.errors import Invalid
 from synergos.jobs import Action, Meta
 
-# Where a notebook finds the grid: JSON with `host`, `port`, `participants`, `logs`, `mlops` and `pages` as in
+# Where a notebook finds the grid: JSON with `host`, `port`, `participants`, `logs`, `mlops`, `mq` and `pages` as in
 # `Settings`, and `examples`, a folder.
 GRID = "SYNERGOS_GRID"
 
 
-class Participant(BaseModel):
-    """One participant and the worker that holds its data.
+class Node(BaseModel):
+    """A worker.
 
     Attributes:
-        host: name or address of the worker, as the TTP reaches it.
+        host: name or address, as the TTP reaches it.
         port: data port.
         f_port: REST port.
-        data: the participant's folder below the example's `dataset`.
     """
 
     model_config = ConfigDict(extra="forbid")
 
-    participant_id: str
-    role: Literal["host", "guest", "arbiter"] = "guest"
     host: str
     port: int = 8020
     f_port: int = 5000
+
+
+class Participant(Node):
+    """One participant and the worker that holds its data.
+
+    Attributes:
+        data: the participant's folder below the example's `dataset`.
+        nodes: the workers, one for each grid; without them there is one, at `host`.
+    """
+
+    participant_id: str
+    role: Literal["host", "guest", "arbiter"] = "guest"
     data: str
+    nodes: list[Node] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _one_at_least(self) -> Self:
+        self.nodes = self.nodes or [Node(host=self.host, port=self.port, f_port=self.f_port)]
+        return self
 
 
 class Component(BaseModel):
@@ -55,13 +70,14 @@ class Settings(BaseModel):
     """One demo.
 
     Attributes:
-        host, port: REST of the TTP.
-        logs, mlops: the grid's log server and experiment tracker; Basic has none.
+        host, port: REST of the TTP or, in a cluster, of the Director.
+        logs, mlops, mq: log server, experiment tracker and broker, as far as the tier has them.
         trace_id: joins the log lines of several phases; each makes its own without.
-        pages: URLs under which a browser reaches `ttp`, `logs` (a search that lacks only its query) and `mlops`.
+        pages: URLs under which a browser reaches `ttp`, `logs` (a search that lacks only its query), `mlops` and `mq`.
         example: folder with `dataset`, `architecture.json` and `hyperparameters.json`; its name starts every tag.
         split: how the rows for training were shared out between the participants: evenly, or not.
         parameters: run parameters that replace those of `hyperparameters.json`.
+        trials: how many the search makes.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -70,6 +86,7 @@ class Settings(BaseModel):
     port: int = 5000
     logs: Component | None = None
     mlops: Component | None = None
+    mq: Component | None = None
     pages: dict[str, str] = Field(default_factory=dict)
     trace_id: str | None = Field(default=None, pattern="^[0-9a-f]{32}$")
     collab_id: str = "demo"
@@ -80,6 +97,7 @@ class Settings(BaseModel):
     split: Literal["iid", "non_iid"] = "iid"
     participants: list[Participant] = Field(min_length=1)
     parameters: dict[str, Any] = Field(default_factory=dict)
+    trials: int = Field(default=8, ge=1)
 
     @property
     def keys(self) -> tuple[str, str, str, str]:
@@ -89,7 +107,7 @@ class Settings(BaseModel):
     @property
     def components(self) -> dict[str, dict[str, Any]]:
         """What the collaboration's record says of its components."""
-        known = {"logs": self.logs, "mlops": self.mlops}
+        known = {"logs": self.logs, "mlops": self.mlops, "mq": self.mq}
         return {name: component.model_dump() for name, component in known.items() if component}
 
     def tag(self, participant: Participant, meta: Meta) -> list[str]:
