@@ -32,6 +32,12 @@ synplus: $(BIN)/ansible-playbook ## From a bare machine to Synergos Plus, with i
 	$(BIN)/ansible-playbook playbooks/demo.yml -e tier=synergos_plus
 	$(BIN)/ansible-playbook playbooks/status.yml -e tier=synergos_plus
 
+.PHONY: syncluster
+syncluster: $(BIN)/ansible-playbook ## From a bare machine to Synergos Cluster, with two grids that share its work
+	$(BIN)/ansible-playbook playbooks/syncluster.yml
+	$(BIN)/ansible-playbook playbooks/demo.yml -e tier=synergos_cluster
+	$(BIN)/ansible-playbook playbooks/status.yml -e tier=synergos_cluster
+
 .PHONY: notebooks
 notebooks: $(BIN)/ansible-playbook ## JupyterLab at the examples, for a grid that is up (TIER=synergos_plus)
 	$(BIN)/ansible-playbook playbooks/notebooks.yml -e tier=$(TIER)
@@ -51,6 +57,7 @@ test-fast: lint ## What needs no Docker: linters and the plugins' unit tests
 test: test-fast ## Everything that CI runs, Docker Engine included
 	$(BIN)/molecule test --scenario-name basic
 	$(BIN)/molecule test --scenario-name plus
+	$(BIN)/molecule test --scenario-name cluster
 	$(MAKE) test-services
 	$(BIN)/pytest tests/integration
 

@@ -5,14 +5,15 @@ cd "$(dirname "$0")"
 
 usage() {
     cat <<'EOF'
-Usage: ./cleanup.sh [-V] [--yes] [--dry-run] [--tier TIER] [--experiments] [--logs] [ansible-playbook options]
+Usage: ./cleanup.sh [-V] [--yes] [--dry-run] [--tier TIER] [--experiments] [--logs] [--queues] [ansible-playbook options]
 
   -V             list every target instead of their number
   --yes          do not ask
   --dry-run      list only, delete nothing
-  --tier TIER    one tier only: synergos_basic or synergos_plus
+  --tier TIER    one tier only: synergos_basic, synergos_plus or synergos_cluster
   --experiments  also delete what MLflow has
   --logs         also delete what Graylog has
+  --queues       also empty the broker's queues, dead letters included
 EOF
 }
 
@@ -24,6 +25,7 @@ while [ $# -gt 0 ]; do
         --dry-run) extra+=(-e cleanup_dry_run=true) ;;
         --experiments) extra+=(-e cleanup_experiments=true) ;;
         --logs) extra+=(-e cleanup_logs=true) ;;
+        --queues) extra+=(-e cleanup_queues=true) ;;
         --tier) extra+=(-e "tier=${2:?--tier needs the name of a tier, such as synergos_basic}"); shift ;;
         -h | --help) usage; exit 0 ;;
         *) extra+=("$1") ;;
