@@ -21,16 +21,24 @@ class Tier:
 
     Attributes:
         name: of the file and, behind `synergos_`, of the grid.
+        orchestrator: what the Driver talks to.
+        about: said behind the introduction.
+        waits: a request that has the grid do something is answered when that has ended.
         setup, see: imports, and code behind the setup, where the tier has more to show.
         components: arguments that tell the collaboration what else serves it, as code.
         watch: cells behind the training.
+        search: the tier searches for better settings.
     """
 
     name: str
+    orchestrator: str = "TTP"
+    about: str = ""
+    waits: bool = True
     setup: str = ""
     see: str = ""
     components: str = ""
     watch: tuple[tuple[str, str], ...] = ()
+    search: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,20 +71,59 @@ COUNTS = "value_counts()"
 # Figures of a validation that are shown, as code.
 TOLD = {"regress": '["R2", "MSE", "MAE"]', "classify": '["labels", "TPs", "FNs", "overall_accuracy", "macro_f_score"]'}
 
-BASIC = Tier("basic")
-PLUS = Tier(
-    "plus",
-    setup="\nfrom synergos.demo.tracking import Tracker, log_search",
-    see="""
+TRACKED = "\nfrom synergos.demo.tracking import Tracker, log_search"
+LINKS = """
 print("Graylog:", log_search(grid, driver.trace_id))
-print("MLflow:", grid.pages["mlops"])""",
-    components=", **grid.components",
-    watch=(
+print("MLflow:", grid.pages["mlops"])"""
+
+
+FOUND = "\nfrom synergos.demo.figures import trials"
+IMPORTS = """
+import time
+from concurrent.futures import ThreadPoolExecutor"""
+TRAIN = '''def train(project):
+    """Train and print each round when it has ended."""
+    with ThreadPoolExecutor() as pool:
+        training = pool.submit(driver.models.create, COLLAB, project, EXPERIMENT, RUN)
+        time.sleep(0.5)  # by now the grid has it among its jobs
+        shown = 0
+        for job in driver.jobs.follow(process="train", collab_id=COLLAB, project_id=project, interval=0.5):
+            for each in job["progress"]["rounds"][shown:]:
+                print(f"round {each['round']:>2} of {each['rounds']}: training loss {each['train_loss']:.4f}")
+                shown += 1
+    return training.result()["data"][0]["global"]'''
+QUEUED_TRAIN = '''def train(project):
+    """Train, and print each round when it has ended and which grid did it."""
+    driver.models.create(COLLAB, project, EXPERIMENT, RUN)
+    shown = 0
+    for job in driver.jobs.follow(process="train", collab_id=COLLAB, project_id=project, interval=0.5):
+        for each in job["progress"]["rounds"][shown:]:
+            print(f"round {each['round']:>2} of {each['rounds']}: training loss {each['train_loss']:.4f}")
+            shown += 1
+    print("done by", job["progress"]["parts"][0]["ttp"])
+    (model,) = driver.models.wait(COLLAB, project, EXPERIMENT, RUN)["data"]
+    return model["global"]'''
+GRIDS = """
+
+A grid is a TTP with one worker of each participant, and this tier has several. The Director has the records and gives
+every job to a queue; the next grid that is free takes it. So a request is answered at once, and what it brings has to
+be waited for."""
+
+
+def watching(teller: str, writers: str, grid: str) -> tuple[tuple[str, str], ...]:
+    """Return the cells that show what MLflow and Graylog have of a training.
+
+    Args:
+        teller: who told MLflow.
+        writers: whose lines Graylog has.
+        grid: whose password it asks for.
+    """
+    return (
         (
             "markdown",
-            """## Watch
+            f"""## Watch
 
-The TTP told MLflow every round while it trained, and MLflow keeps that beside every other training of this model.
+The {teller} told MLflow every round while it trained, and MLflow keeps that beside every other training of this model.
 These are the losses as MLflow has them, and the page on which it draws them itself:""",
         ),
         (
@@ -95,13 +142,33 @@ watch(grid.example.name).plot(title="losses in MLflow", ylabel="loss", marker=".
         ),
         (
             "markdown",
-            """Graylog has every line that the TTP and the workers wrote for the calls of this notebook's Driver: all of
+            f"""Graylog has every line that {writers} wrote for the calls of this notebook's Driver: all of
 them carry its `trace_id`, for which the link above searches. The user is `admin`; its password lies where the playbooks
-were run, in `~/.local/state/synergos/synergos_plus/graylog_admin`.""",
+were run, in `~/.local/state/synergos/{grid}/graylog_admin`.""",
         ),
-    ),
+    )
+
+
+BASIC = Tier("basic")
+PLUS = Tier(
+    "plus",
+    setup=TRACKED,
+    see=LINKS,
+    components=", **grid.components",
+    watch=watching("TTP", "the TTP and the workers", "synergos_plus"),
 )
-TIERS = (BASIC, PLUS)
+CLUSTER = Tier(
+    "cluster",
+    orchestrator="Director",
+    about=GRIDS,
+    waits=False,
+    setup=TRACKED,
+    see=LINKS + '\nprint("RabbitMQ:", grid.pages["mq"])',
+    components=", **grid.components",
+    watch=watching("Director", "the Director, the TTPs and the workers", "synergos_cluster"),
+    search=True,
+)
+TIERS = (BASIC, PLUS, CLUSTER)
 
 STORIES = {
     "diabetes": Story(
@@ -185,6 +252,55 @@ participant's definitions share.""",
 }
 
 
+# Statistic that a search maximises.
+GOALS = {"regress": "R2", "classify": "accuracy"}
+
+
+def searching(name: str, story: Story) -> tuple[tuple[str, str], ...]:
+    """Return the cells that search for better settings."""
+    goal = GOALS[story.action]
+    return (
+        (
+            "markdown",
+            f"""## Better settings
+
+`ranges.json` says which hyperparameters may be changed, and how. A search trains a run for each set that it tries, on
+whichever grid is free, measures it on the `evaluate` rows, and looks next where `{goal}` promises to be best. Trials
+that do badly after a few rounds are ended early.""",
+        ),
+        (
+            "code",
+            f"""space = json.loads((grid.example / "ranges.json").read_text())
+driver.optimizations.create(
+    COLLAB,
+    "{name}",
+    EXPERIMENT,
+    search_space=space,
+    metric="{goal}",
+    optimize_mode="max",
+    trial_concurrency=len(grid.participants[0].nodes),
+    max_trial_num=8,
+    parameters={{key: value for key, value in hyperparameters.items() if key not in space}},
+)
+search = driver.optimizations.wait(COLLAB, "{name}", EXPERIMENT)["search"]
+print("\\n".join(trials(search, list(space))))""",
+        ),
+        (
+            "markdown",
+            """Each trial is a run like any other: it has a model that can predict, and a run in MLflow. The best one
+beside what was set by hand:""",
+        ),
+        (
+            "code",
+            f"""best = search["best"]
+driver.predictions.create(tags, each.participant_id, COLLAB, "{name}", EXPERIMENT, best["run_id"])
+driver.predictions.wait(each.participant_id, COLLAB, "{name}", EXPERIMENT, best["run_id"])
+by_hand = {{key: hyperparameters.get(key) for key in space}}
+pd.DataFrame({{"by hand": by_hand, "found": best["parameters"]}}).loc[list(space)]""",
+        ),
+    )
+
+
 def cells(name: str, story: Story, tier: Tier) -> list[tuple[str, str]]:
     """Return (kind, text) of every cell of a notebook."""
     told = TOLD[story.action]
@@ -196,28 +312,27 @@ def cells(name: str, story: Story, tier: Tier) -> list[tuple[str, str]]:
 {story.about}
 
 You play all roles here: the coordinator who defines project and model, and the two participants who register their
-data. Every step is a call of the Driver, the Python client of the orchestrator (TTP). In real life each participant's
-rows lie on its own machine, and nobody else could look at them as this notebook does.""",
+data. Every step is a call of the Driver, the Python client of the orchestrator ({tier.orchestrator}). In real life each
+participant's rows lie on its own machine, and nobody else could look at them as this notebook does.{tier.about}""",
         ),
         (
             "code",
-            f"""import json
-import time
-from concurrent.futures import ThreadPoolExecutor
+            f"""import json{IMPORTS if tier.waits else ""}
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from synergos import Driver
-from synergos.demo.compare import compare
+from synergos.demo.compare import compare{FOUND if tier.search else ""}
 from synergos.demo.phases import losses
 from synergos.demo.settings import here{tier.setup}
 
 # The grid's addresses, as the inventory has them.
 grid = here("{name}")
 driver = Driver(host=grid.host, port=grid.port, raise_on_error=True)
-print("TTP at", driver.address)
+print("{tier.orchestrator} at", driver.address)
 for each in grid.participants:
-    print(each.participant_id, "at", each.host, "with ports", each.f_port, "(REST) and", each.port, "(data)")"""
+    for node in each.nodes:
+        print(each.participant_id, "at", node.host, "with ports", node.f_port, "(REST) and", node.port, "(data)")"""
             + tier.see,
         ),
         ("markdown", "## The data"),
@@ -260,7 +375,8 @@ def register(project, train):
     for each in grid.participants:
         driver.participants.create(each.participant_id)
         registration = driver.registrations
-        registration.add_node(host=each.host, port=each.port, f_port=each.f_port)
+        for node in each.nodes:
+            registration.add_node(host=node.host, port=node.port, f_port=node.f_port)
         registration.create(COLLAB, project, each.participant_id, role=each.role)
         # A tag names a folder of the participant's data by its path.
         path = ["{name}", "dataset", each.data]
@@ -290,7 +406,8 @@ and classes in the same order. Where a participant lacks one, its record says at
             "code",
             f"""def align(project):
     \"\"\"Align and print who lacks what for training.\"\"\"
-    for record in driver.alignments.create(COLLAB, project)["data"]:
+    driver.alignments.create(COLLAB, project)
+    for record in driver.alignments.wait(COLLAB, project)["data"]:
         who, lacks = record["key"]["participant_id"], record["train"]
         print(f"{{who}} lacks {{len(lacks['X'])}} of the common features and {{len(lacks['y'])}} of the labels")
 
@@ -306,17 +423,7 @@ is a job of the grid, and jobs can be watched while they run.""",
         ),
         (
             "code",
-            f"""def train(project):
-    \"\"\"Train and print each round when it has ended.\"\"\"
-    with ThreadPoolExecutor() as pool:
-        training = pool.submit(driver.models.create, COLLAB, project, EXPERIMENT, RUN)
-        time.sleep(0.5)  # by now the grid has it among its jobs
-        shown = 0
-        for job in driver.jobs.follow(process="train", collab_id=COLLAB, project_id=project, interval=0.5):
-            for each in job["progress"]["rounds"][shown:]:
-                print(f"round {{each['round']:>2}} of {{each['rounds']}}: training loss {{each['train_loss']:.4f}}")
-                shown += 1
-    return training.result()["data"][0]["global"]
+            f"""{TRAIN if tier.waits else QUEUED_TRAIN}
 
 
 train("{name}")""",
@@ -332,7 +439,8 @@ Each worker measures the model on its own `evaluate` rows and tells figures. A f
             "code",
             f"""def validate(project):
     \"\"\"Return the figures of the model at each participant.\"\"\"
-    records = driver.validations.create(COLLAB, project, EXPERIMENT, RUN)["data"]
+    driver.validations.create(COLLAB, project, EXPERIMENT, RUN)
+    records = driver.validations.wait(COLLAB, project, EXPERIMENT, RUN)["data"]
     figures = {{record["key"]["participant_id"]: record["evaluate"]["statistics"] for record in records}}
     return pd.DataFrame(figures).loc[{told}]
 
@@ -351,7 +459,9 @@ place in the worker's output folder (here `outputs/synergos_{tier.name}/<contain
             "code",
             f"""for each in grid.participants:
     tags = {{"{name}": [["{name}", "dataset", each.data, "predict"]]}}
-    (record,) = driver.predictions.create(tags, each.participant_id, COLLAB, "{name}", EXPERIMENT, RUN)["data"]
+    scope = each.participant_id, COLLAB, "{name}", EXPERIMENT, RUN
+    driver.predictions.create(tags, *scope)
+    (record,) = driver.predictions.wait(*scope)["data"]
     print(each.participant_id, record["predict"]["res_path"])""",
         ),
         (
@@ -411,6 +521,7 @@ for column, (title, project, table) in enumerate(
     axes[1, column].axvline(0, color="black", linewidth=0.8)
 figure.tight_layout()""",
         ),
+        *(searching(name, story) if tier.search else ()),
         (
             "markdown",
             """## Try

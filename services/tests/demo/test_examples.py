@@ -62,5 +62,6 @@ def test_no_class_is_too_rare_to_be_told(name: str, train: str) -> None:
 def test_the_notebooks_are_what_their_script_writes_without_outputs(tmp_path: Path) -> None:
     subprocess.run([sys.executable, str(EXAMPLES / "notebooks.py"), str(tmp_path)], check=True, capture_output=True)
     written = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*.ipynb")}
-    assert sorted(map(str, written)) == [f"{name}/{tier}.ipynb" for name in NAMES for tier in ("basic", "plus")]
+    tiers = ("basic", "cluster", "plus")
+    assert sorted(map(str, written)) == [f"{name}/{tier}.ipynb" for name in NAMES for tier in tiers]
     assert written == {path.relative_to(EXAMPLES): path.read_bytes() for path in EXAMPLES.rglob("*.ipynb")}
