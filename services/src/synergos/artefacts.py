@@ -15,6 +15,7 @@ import socket
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Annotated
 from urllib.parse import quote
@@ -31,7 +32,7 @@ from synergos.logs import get_logger, headers
 _KEPT_BACK = ("unfinished", "unsent")
 _PIECE = 2**20
 _TIMEOUT = httpx.Timeout(60.0, connect=5.0)
-_TOKEN, _ORIGIN = ".token", ".origin"
+_TOKEN, _ORIGIN, _ANSWER, _INCOMING = ".token", ".origin", ".answer", ".incoming-"
 
 Ids = tuple[str, str, str, str]
 
@@ -53,11 +54,7 @@ class Store:
 
     def allow(self, ids: Ids, token: str) -> None:
         """Give the files of a run to those who have `token`, and to nobody else any more."""
-        folder = self.folder(ids)
-        folder.mkdir(parents=True, exist_ok=True)
-        part = folder / f"{_TOKEN}.part"
-        part.write_text(hashlib.sha256(token.encode()).hexdigest())
-        part.replace(folder / _TOKEN)
+        self._mark(ids, _TOKEN, hashlib.sha256(token.encode()).hexdigest())
 
     def allowed(self, ids: Ids, token: str) -> bool:
         """Tell whether `token` opens the files of a run."""
@@ -66,6 +63,17 @@ class Store:
         except OSError:
             return False
         return hmac.compare_digest(known, hashlib.sha256(token.encode()).hexdigest())
+
+    def note(self, ids: Ids, answer: str) -> None:
+        """Keep what was answered about a run, as long as its files are kept."""
+        self._mark(ids, _ANSWER, answer)
+
+    def noted(self, ids: Ids) -> str:
+        """Return what was answered about a run; empty if that is not known."""
+        try:
+            return (self.folder(ids) / _ANSWER).read_text()
+        except OSError:
+            return ""
 
     def pack(self, ids: Ids, names: Sequence[str] = ()) -> Iterator[bytes]:
         """Return an archive of the files of a run, or of those of `names`, in pieces; raises `NotFound`."""
@@ -96,7 +104,9 @@ class Store:
         if origin and mark.is_file() and mark.read_text() == origin:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".incoming-", dir=folder) as name, tempfile.TemporaryFile() as archive:
+        for left in folder.glob(f"{_INCOMING}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=_INCOMING, dir=folder) as name, tempfile.TemporaryFile() as archive:
             incoming = Path(name)
             _download(url, token, names, archive)
             try:
@@ -110,7 +120,7 @@ class Store:
                     shutil.rmtree(target)
                 path.replace(target)
         if origin:
-            mark.write_text(origin)
+            self._mark(ids, _ORIGIN, origin)
 
     def drop(self, url: str, token: str) -> None:
         """Have files removed elsewhere; that they stay is no more than a waste of room."""
@@ -128,6 +138,28 @@ class Store:
         """Remove the files of a run."""
         shutil.rmtree(self.folder(ids), ignore_errors=True)
 
+    def prune(self, newest: int) -> None:
+        """Remove the files of all but the newest runs."""
+
+        def age(folder: Path) -> float:
+            with suppress(OSError):  # removed meanwhile
+                return folder.stat().st_mtime
+            return 0.0
+
+        for folder in sorted(self._outputs.glob("*/*/*/*"), key=age, reverse=True)[newest:]:
+            shutil.rmtree(folder, ignore_errors=True)
+        for depth in ("*/*/*", "*/*", "*"):
+            for folder in self._outputs.glob(depth):
+                with suppress(OSError):  # not empty
+                    folder.rmdir()
+
+    def _mark(self, ids: Ids, name: str, text: str) -> None:
+        folder = self.folder(ids)
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / f"{name}.part"
+        part.write_text(text)
+        part.replace(folder / name)
+
 
 class Keys:
     """Tokens of runs that can be made again at any time.
@@ -144,9 +176,9 @@ class Keys:
             part.replace(path)
         self._key = path.read_bytes()
 
-    def token(self, ids: Ids) -> str:
-        """Return the token of a run."""
-        return hmac.new(self._key, "/".join(ids).encode(), hashlib.sha256).hexdigest()
+    def token(self, ids: Ids, job_id: str = "") -> str:
+        """Return the token of a run, or of what one job makes of it."""
+        return hmac.new(self._key, "/".join((*ids, *([job_id] if job_id else []))).encode(), hashlib.sha256).hexdigest()
 
     def allowed(self, ids: Ids, token: str) -> bool:
         """Tell whether `token` is that of the run."""

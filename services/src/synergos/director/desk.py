@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
-from synergos.errors import Cancelled
+from synergos.errors import Cancelled, SynergosError
 from synergos.federation.line import Cancellation
 from synergos.jobs import Watch
 from synergos.logs import get_logger
@@ -28,6 +28,8 @@ EXPECTED = 2
 # Seconds that a grid may take to answer that it has called a job off.
 CALLED_OFF = 30.0
 _SEND_SECONDS = 30.0
+# Seconds between two looks for messages that the broker had and has no more.
+_LOOK_SECONDS = 30.0
 _TICK = 1.0
 
 Name = tuple[str, str]
@@ -44,6 +46,7 @@ class _Waiting:
     in_flight: bool = False
     answer: Completed | None = None
     called_off: float | None = None
+    missed: int = 0
 
     @property
     def collaboration(self) -> str:
@@ -71,13 +74,14 @@ class Desk:
         self._reopen: Callable[[str], None] = lambda _: None
 
     def start(self, reopen: Callable[[str], None]) -> None:
-        """Begin to call off what is to be called off.
+        """Begin to call off what is to be called off, and to look for what the broker has lost.
 
         Args:
             reopen: takes the id of a job that failed because a part of it was lost, when that is answered after all.
         """
         self._reopen = reopen
         threading.Thread(target=self._call_off, daemon=True, name="calls").start()
+        threading.Thread(target=self._look_after, daemon=True, name="missed").start()
 
     def close(self) -> None:
         """Give up what cannot be sent; it is sent by the next process."""
@@ -95,29 +99,26 @@ class Desk:
             Cancelled: `cancellation` came first.
         """
         name = message.job_id, message.part
-        with self._database.read() as records:
-            part = Parts(records).find(*name) or Part(*name)
-        if part.answer is not None:
-            return Completed.model_validate(part.answer)
-        if part.state in ("answered", "lost"):
-            # Of a job that had ended.
-            part = Part(*name, part.attempt + 1)
-        message = message.model_copy(update={"attempt": part.attempt})
+        # Before the records are read: an answer that comes meanwhile would be missed.
         with self._changed:
             self._number += 1
-            waiting = self._waiting[name] = _Waiting(message, watch, self._number, part)
+            waiting = self._waiting[name] = _Waiting(message, watch, self._number, Part(*name))
         cancellation.on_cancel(self._look)
         try:
-            if part.state == "sending":
-                self._await_turn(waiting, cancellation)
+            self._look_up(waiting)
+            if self._await_turn(waiting, cancellation):
                 self._send(waiting, cancellation)
-            else:
-                waiting.in_flight = True
             return self._await_answer(waiting, cancellation)
         finally:
             with self._changed:
                 del self._waiting[name]
                 self._changed.notify_all()
+
+    def at_work(self) -> set[int]:
+        """Return the grids that have a part now."""
+        with self._changed:
+            parts = [waiting.part for waiting in self._waiting.values()]
+        return {part.grid for part in parts if part.state == "taken" and part.grid is not None}
 
     def again(self, message: Job) -> None:
         """Have a part done anew: what came back is of no use."""
@@ -168,12 +169,12 @@ class Desk:
         facts = {"part": answer.part, "attempt": answer.attempt, "grid": answer.grid, "ttp": answer.ttp}
         with self._database.write() as records:
             part = Parts(records).find(*name)
-            known = part is None or part.attempt != answer.attempt or part.state == "answered"
-            if part is None or known or (part.state == "lost" and not answer.ttp):
+            if part is None or part.attempt != answer.attempt or (part.state == "lost" and not answer.ttp):
                 self._log.info("answer not needed", code=200, **facts)
                 return
-            # Somebody had it put back from among the dead letters.
-            found = part.state == "lost" and answer.failure is None
+            known = part.state == "answered"
+            # Somebody had it put back from among the dead letters; perhaps this is stored, and the process ended then.
+            found = answer.failure is None and (part.state == "lost" or (known and part.answer is not None))
             taken = replace(
                 part,
                 state="answered" if answer.ttp else "lost",
@@ -181,7 +182,13 @@ class Desk:
                 ttp=answer.ttp or part.ttp,
                 answer=answer.model_dump(mode="json"),
             )
-            Parts(records).save(taken)
+            if not known:
+                Parts(records).save(taken)
+        if known:
+            self._log.info("answer not needed", code=200, **facts)
+            if found:
+                self._reopen(answer.job_id)
+            return
         status = answer.failure.status if answer.failure else 200
         self._log.info("part answered", code=status, **facts)
         with self._changed:
@@ -214,21 +221,41 @@ class Desk:
             with self._changed:
                 self._ttps.add(told.ttp)
                 if waiting is not None and waiting.answer is None:
-                    waiting.part = part
+                    waiting.part, waiting.in_flight = part, True
                 self._changed.notify_all()
         if waiting is not None and waiting.answer is None and waiting.watch is not None and told.round is not None:
             waiting.watch(told.round)
 
-    def _await_turn(self, waiting: _Waiting, cancellation: Cancellation) -> None:
+    def _look_up(self, waiting: _Waiting) -> None:
+        """Find out how far a part is."""
+        name = waiting.message.job_id, waiting.message.part
+        with self._database.read() as records:
+            part = Parts(records).find(*name) or Part(*name)
+        answer = Completed.model_validate(part.answer) if part.answer is not None else None
+        if answer is None and part.state in ("answered", "lost"):
+            # Of a job that had ended.
+            part = Part(*name, part.attempt + 1)
         with self._changed:
-            while not self._is_next(waiting):
+            # What was told meanwhile is newer.
+            if waiting.part.state == "sending":
+                waiting.part, waiting.answer = part, answer
+                waiting.in_flight = answer is None and part.state != "sending"
+            waiting.message = waiting.message.model_copy(update={"attempt": waiting.part.attempt})
+
+    def _await_turn(self, waiting: _Waiting, cancellation: Cancellation) -> bool:
+        """Wait until a part may be sent; returns false if the broker or a grid turns out to have it."""
+        with self._changed:
+            while waiting.part.state == "sending" and not self._is_next(waiting):
                 cancellation.check()
                 self._changed.wait(_TICK)
+            if waiting.part.state != "sending":
+                return False
             cancellation.check()
             waiting.in_flight = True
             self._turn += 1
             self._served[waiting.collaboration] = self._turn
             self._changed.notify_all()
+            return True
 
     def _is_next(self, waiting: _Waiting) -> bool:
         queue = waiting.message.queue
@@ -244,7 +271,11 @@ class Desk:
         return min(unsent, key=rank) is waiting
 
     def _send(self, waiting: _Waiting, cancellation: Cancellation) -> None:
-        self._store(waiting.part)
+        with self._database.write() as records:
+            stored = Parts(records).find(waiting.part.job_id, waiting.part.part)
+            # Sent before the process ended, if it is there: a grid may be at work on it, or have answered.
+            if stored is None or stored.attempt < waiting.part.attempt:
+                Parts(records).save(waiting.part)
         while True:
             try:
                 self._publisher.publish(waiting.message, _SEND_SECONDS)
@@ -280,10 +311,6 @@ class Desk:
                 self._changed.wait(_TICK)
             return waiting.answer
 
-    def _store(self, part: Part) -> None:
-        with self._database.write() as records:
-            Parts(records).save(part)
-
     def _look(self) -> None:
         with self._changed:
             self._changed.notify_all()
@@ -299,3 +326,23 @@ class Desk:
                 self._publisher.publish(Cancel(job_id=job_id, reason=reason), _TICK)
             except BrokerAway:
                 self._log.warning("job not called off", code=503, job_id=job_id)
+
+    def _look_after(self) -> None:
+        """Send again what nobody took and what is in no queue any more: somebody emptied it, or the broker's disk."""
+        while not self._closed.wait(_LOOK_SECONDS):
+            with self._changed:
+                sent = [waiting for waiting in self._waiting.values() if waiting.part.state == "sent"]
+            try:
+                depths = self._publisher.depths() if sent else {}
+                for waiting in sent:
+                    depth = depths.get(waiting.message.queue)
+                    gone = depth is not None and depth.messages == 0 and waiting.part.state == "sent"
+                    # Twice: it may just have been taken.
+                    waiting.missed = waiting.missed + 1 if gone else 0
+                    if waiting.missed > 1:
+                        message = waiting.message
+                        self._log.warning("part sent again", code=503, job_id=message.job_id, part=message.part)
+                        self._publisher.publish(message, _SEND_SECONDS)
+                        waiting.missed = 0
+            except SynergosError as error:
+                self._log.warning("broker not asked", code=error.status, reason=error.message)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from synergos import artefacts, work
 from synergos.artefacts import Ids, Keys, Store
@@ -34,7 +34,9 @@ from synergos.queue.messages import Process
 
 # How often a training is given out, if its model cannot be fetched: seconds to wait for the TTP that has it.
 TIMES, FETCH_SECONDS = 3, 60.0
-_PAUSE = 1.0
+_PAUSE, _LONGEST = 1.0, 30.0
+
+T = TypeVar("T", bound=BaseModel)
 
 
 class Refused(SynergosError):
@@ -75,13 +77,13 @@ class RemoteEngine:
         asked = work.Align(
             action=job.action, experiments=job.experiments, auto_align=job.auto_align, auto_fix=job.auto_fix
         )
-        found = work.Aligned.model_validate(self._ask(self._align(job, asked)).outputs)
+        found = _read(work.Aligned, self._ask(self._align(job, asked)))
         return AlignResult(alignments=found.spacers, experiments=found.experiments)
 
     def realign(self, job: AlignJob, participant_id: str) -> Alignment:
         """See `Engine.realign`."""
         asked = work.Align(action=job.action, participant_id=participant_id)
-        found = work.Aligned.model_validate(self._ask(self._align(job, asked)).outputs)
+        found = _read(work.Aligned, self._ask(self._align(job, asked)))
         return found.spacers[participant_id]
 
     def train(self, job: TrainJob, watch: Watch | None = None) -> TrainResult:
@@ -92,12 +94,12 @@ class RemoteEngine:
             experiment=job.model,
             run=job.parameters,
             auto_align=job.auto_align,
-            artefacts=work.Source(token=self._keys.token(ids)),
+            artefacts=work.Source(token=self._keys.token(ids, self._job.job_id)),
         )
         message = self._message("train", list(ids), job.parties, asked)
         for left in reversed(range(TIMES)):
             answer = self._ask(message, watch)
-            trained = work.Trained.model_validate(answer.outputs)
+            trained = _read(work.Trained, answer)
             try:
                 self._fetch(ids, trained.url, answer)
             except GridFailure as error:
@@ -126,7 +128,7 @@ class RemoteEngine:
         )
         process: Process = "validate" if job.meta == "evaluate" else "predict"
         answer = self._ask(self._message(process, list(ids), job.parties, asked))
-        results = work.Inferred.model_validate(answer.outputs).results
+        results = _read(work.Inferred, answer).results
         return InferResult(results={name: found[job.meta] for name, found in results.items()})
 
     def _align(self, job: AlignJob, asked: work.Align) -> Message:
@@ -146,7 +148,8 @@ class RemoteEngine:
         )
 
     def _ask(self, message: Message, watch: Watch | None = None) -> Completed:
-        left = len(message.grids)
+        left, grids = len(message.grids), set(range(len(message.grids)))
+        pause = _PAUSE
         while True:
             left -= 1
             answer = self._desk.do(message, self._cancellation, watch)
@@ -154,13 +157,20 @@ class RemoteEngine:
                 return answer
             self._cancellation.check()
             reason, status = answer.failure.reason, answer.failure.status
-            if status != work.AWAY or left <= 0:
-                raise Refused(reason, GridFailure.status if status == work.AWAY else status)
+            if status != work.AWAY:
+                raise Refused(reason, status)
+            grids.discard(answer.grid % len(message.grids))
+            # A grid that is at work comes to it later; the one whose workers are away is free sooner.
+            busy = {grid % len(message.grids) for grid in self._desk.at_work()}
+            if not grids or (left <= 0 and not grids & busy):
+                raise Refused(reason, GridFailure.status)
             self._log.warning("grid without its workers", code=status, ttp=answer.ttp, reason=reason)
+            self._cancellation.pause(pause)
+            pause = min(2 * pause, _LONGEST)
             self._desk.again(message)
 
     def _fetch(self, ids: Ids, url: str, answer: Completed) -> None:
-        token, origin = self._keys.token(ids), "/".join(map(str, answer.identity))
+        token, origin = self._keys.token(ids, self._job.job_id), "/".join(map(str, answer.identity))
         deadline = time.monotonic() + FETCH_SECONDS
         while True:
             try:
@@ -179,6 +189,18 @@ class RemoteEngine:
 
 def _ids(job: RunJob) -> Ids:
     return job.collab_id, job.project_id, job.expt_id, job.run_id
+
+
+def _read(kind: type[T], answer: Completed) -> T:
+    """Return what an answer holds."""
+    try:
+        return kind.model_validate(answer.outputs)
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+        raise SynergosError(
+            f"What {answer.ttp} answered cannot be read ({'.'.join(map(str, fault['loc']))}: {fault['msg']}): "
+            "Director and TTPs must be of the same version."
+        ) from None
 
 
 def _placed(paths: dict[str, dict[str, Any]], folder: str) -> dict[str, dict[str, Any]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pika
-from pika.exceptions import AMQPError, ChannelClosedByBroker, NackError, UnroutableError
+from pika.exceptions import AMQPError, AuthenticationError, ChannelClosedByBroker, NackError, UnroutableError
 
 from synergos.errors import SynergosError
 from synergos.logs import get_logger
@@ -110,6 +110,11 @@ class Line(ABC):
         """Whether the broker is there, as far as is known."""
         return self._up.is_set()
 
+    @property
+    def trouble(self) -> str:
+        """Why it is away; empty if that is not known."""
+        return self._complaint
+
     def start(self) -> None:
         """Connect, now or as soon as the broker answers; returns at once."""
         self._thread.start()
@@ -173,6 +178,11 @@ class Line(ABC):
 
     def _complain(self, error: Exception) -> None:
         text = str(error) or type(error).__name__
+        if isinstance(error, AuthenticationError):
+            text = (
+                f"It refuses user {self._address.user} with the password of the credentials file (ACCESS_REFUSED): "
+                "converge the grid again."
+            )
         if text == self._complaint:
             return
         self._complaint = text

@@ -175,22 +175,22 @@ class Consumer(Line):
                 "The broker closed the channel; was a message not acknowledged within its consumer time-out?"
             )
 
-    def _retry(self, action: Callable[[], None], event: str, **facts: Any) -> bool:
-        """Do something until it works; says whether it did before the consumer was closed."""
+    def _retry(self, action: Callable[[], None], event: str) -> bool:
+        """Do something until it works; says whether it did before the consumer was closed.
+
+        What fails for a reason that nobody has foreseen is given back instead: the broker puts aside what comes back
+        too often, so that no message holds up the others for ever.
+        """
         pause = FIRST_RETRY
         while not self._closing.is_set():
             try:
                 action()
                 return True
-            except Exception as error:
-                told = isinstance(error, SynergosError)
-                self._log.error(
-                    event,
-                    code=error.status if isinstance(error, SynergosError) else 500,
-                    description=f"Tried again in {pause:g} s: {error}",
-                    exc_info=None if told else error,
-                    **facts,
-                )
+            except SynergosError as error:
+                self._log.error(event, code=error.status, description=f"Tried again in {pause:g} s: {error}")
+            except Exception:
+                self._log.exception(event, code=500)
+                return False
             self._closing.wait(pause)
             pause = min(2 * pause, LAST_RETRY)
         return False
@@ -289,8 +289,8 @@ class ResultConsumer(Consumer):
     Args:
         address: the broker.
         name: id of the Director.
-        take: keeps a message; if it raises, that is logged and it is called again, for the same message, until it does
-            not. It must stand the same message twice.
+        take: keeps a message; if it raises a `SynergosError`, that is logged and it is called again, for the same
+            message, until it does not. It must stand the same message twice.
     """
 
     def __init__(self, address: Address, name: str, take: Callable[[Completed | Progress | Lost], None]) -> None:

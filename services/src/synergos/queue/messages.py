@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from synergos.jobs import Party, RoundProgress
 
 Process = Literal["preprocess", "train", "validate", "predict"]
+# What a database takes.
+Count = Annotated[int, Field(ge=-1, lt=2**31)]
 JOB_QUEUES = ("preprocess", "train", "evaluate")  # most urgent first
 RESULT_QUEUES = ("completed", "progress")
 DEAD_QUEUE = "dead"
@@ -52,7 +54,7 @@ class Job(Message):
     kind: Literal["job"] = "job"
     job_id: str
     part: str = ""
-    attempt: int = 1
+    attempt: Count = 1
     process: Process
     keys: list[str]
     grids: list[list[Party]]
@@ -82,8 +84,8 @@ class _Answer(Message):
 
     job_id: str
     part: str = ""
-    attempt: int = 1
-    grid: int
+    attempt: Count = 1
+    grid: Count
     ttp: str
     trace_id: str | None = None
 

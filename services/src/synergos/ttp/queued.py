@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,9 @@ from fastapi import FastAPI
 from synergos import __version__, artefacts, work
 from synergos.artefacts import Ids, Store
 from synergos.cli import Options
-from synergos.errors import Busy, Cancelled, Invalid, NotFound, SynergosError, Unreachable
+from synergos.errors import Busy, Cancelled, GridFailure, Invalid, NotFound, SynergosError, Unreachable
 from synergos.jobs import AlignJob, Engine, InferJob, Party, RoundProgress, TrainJob
+from synergos.logs import get_logger
 from synergos.orchestrator.ledger import KEPT_ROUNDS
 from synergos.orchestrator.queue import exclusive
 from synergos.queue import (
@@ -33,6 +37,12 @@ from synergos.rest import create_api
 # What is remembered of jobs that were called off: their messages may still come.
 _REMEMBERED = 1000
 _MODEL = "global_model.pt"
+# Runs whose files are kept. The Director takes those of each training soon, and has them removed; what it never comes
+# for, and what was begun and went on elsewhere, is in the way some time.
+_KEPT_RUNS = 50
+# Seconds for which a model cannot be fetched though the Director is at work.
+_PATIENCE = 60
+_PAUSE = 1.0
 
 
 class _Away(SynergosError):
@@ -62,6 +72,7 @@ class QueuedGrid:
         self._publisher = Publisher(address, options.id)
         self._consumer = JobConsumer(address, options.id, options.grid, self._publisher, self.do)
         self._controls = Controls(address, options.id, self._call_off)
+        self._log = get_logger("grid")
         self._guard = threading.Lock()
         self._called_off: OrderedDict[str, str] = OrderedDict()
 
@@ -81,6 +92,7 @@ class QueuedGrid:
             # A project whose participants have fewer workers is shared by the grids: every grid serves every project.
             parties = job.grids[self._options.grid % len(job.grids)]
             with exclusive(self._lock):
+                self.store.prune(_KEPT_RUNS)
                 return _PROCESSES[job.process](self, job, parties)
         except Busy as error:
             raise GiveBack(error.message) from None
@@ -118,6 +130,9 @@ class QueuedGrid:
     def _train(self, job: Job, parties: list[Party]) -> dict[str, Any]:
         asked = work.Train.model_validate(job.parameters)
         ids = _ids(job)
+        url = artefacts.url(artefacts.base(self._address.host, self._port), ids)
+        if (known := self._known(ids, job)) is not None:
+            return known.model_copy(update={"url": url}).model_dump(mode="json")
         order = TrainJob(
             **_named(ids),
             action=asked.action,
@@ -149,17 +164,23 @@ class QueuedGrid:
             self.store.remove(ids)
             raise
         self.store.allow(ids, asked.artefacts.token)
-        folder = self.store.folder(ids)
-        url = artefacts.url(artefacts.base(self._address.host, self._port), ids)
-        return work.Trained(paths=_below(result.paths, folder), url=url, rounds=list(rounds)).model_dump(mode="json")
+        paths = _below(result.paths, self.store.folder(ids))
+        trained = work.Trained(paths=paths, url=url, rounds=list(rounds))
+        self.store.note(ids, json.dumps([job.identity, trained.model_dump(mode="json")]))
+        return trained.model_dump(mode="json")
+
+    def _known(self, ids: Ids, job: Job) -> work.Trained | None:
+        """Return the result of a training that an earlier process finished and could not tell any more."""
+        try:
+            identity, trained = json.loads(self.store.noted(ids))
+            return work.Trained.model_validate(trained) if tuple(identity) == job.identity else None
+        except ValueError:
+            return None
 
     def _infer(self, job: Job, parties: list[Party]) -> dict[str, Any]:
         asked = work.Infer.model_validate(job.parameters)
         ids = _ids(job)
-        try:
-            self.store.fetch(ids, asked.artefacts.url, asked.artefacts.token, [_MODEL])
-        except NotFound:
-            raise NotFound(f"No model of {'/'.join(ids)} is kept by the Director: train it again.") from None
+        self._fetch(job, ids, asked.artefacts)
         results: dict[str, dict[str, dict[str, Any]]] = {}
         try:
             for meta in asked.metas:
@@ -178,6 +199,29 @@ class QueuedGrid:
         finally:
             self.store.remove(ids)
         return work.Inferred(results=results).model_dump(mode="json")
+
+    def _fetch(self, job: Job, ids: Ids, source: work.Source) -> None:
+        """Get a model from the Director, when it is back if it is away."""
+        left = _PATIENCE
+        while True:
+            try:
+                return self.store.fetch(ids, source.url, source.token, [_MODEL])
+            except NotFound:
+                raise NotFound(f"No model of {'/'.join(ids)} is kept by the Director: train it again.") from None
+            except GridFailure as error:
+                if left == _PATIENCE:
+                    self._log.warning("model not fetched yet", code=503, reason=error.message)
+                left -= self._director_listens()
+                if left <= 0:
+                    raise
+            time.sleep(_PAUSE)
+            self._check(job)
+
+    def _director_listens(self) -> bool:
+        with suppress(BrokerAway):
+            results = self._publisher.depths(timeout=2.0).get("completed")
+            return results is not None and results.consumers > 0
+        return False
 
     def _call_off(self, message: Cancel) -> None:
         with self._guard:
