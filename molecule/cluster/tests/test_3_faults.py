@@ -9,7 +9,7 @@ import docker
 import pytest
 from conftest import CONTAINERS, FULL, Director, eventually, healthy
 
-ROUNDS = 150
+ROUNDS = 100
 RUNS = {f"run_{number}": {"seed": number, "rounds": ROUNDS, "patience": ROUNDS} for number in range(1, 5)}
 VICTIMS = ("sync_mq", "sync_director", "sync_ttp_1", "sync_worker_1_n1")
 # After which share of the rounds of a run on the first grid.
