@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import loopback
 import pytest
@@ -11,7 +12,7 @@ from cluster import PARTICIPANTS, Cluster, ok, until
 
 from synergos import Driver, JobFailed
 
-PATIENCE = {"timeout": 120, "interval": 0.2}
+PATIENCE = {"timeout": 170, "interval": 0.2}
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,19 @@ def test_a_job_that_fails_ends_the_waiting(cluster: Cluster) -> None:
     driver.runs.update(*keys, "run_2", min_participants=2)
     ok(driver.models.create(*keys, "run_2"))
     assert driver.models.wait(*keys, "run_2", **PATIENCE)["data"][0]["key"]["run_id"] == "run_2"
+
+
+def test_waiting_outlasts_a_director_that_is_away(cluster: Cluster) -> None:
+    keys = cluster.describe("outlasts", runs=2, rounds=40)
+    cluster.align(keys)
+    ok(cluster.driver.models.create(*keys))
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(cluster.driver.models.wait, *keys, **PATIENCE)
+        cluster.kill("sync_director")
+        time.sleep(1)
+        assert not waiting.done()
+        cluster.start("sync_director")
+        assert len(waiting.result(120)["data"]) == 2
 
 
 def test_a_cancelled_job_ends_the_waiting(cluster: Cluster) -> None:

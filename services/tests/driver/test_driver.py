@@ -191,6 +191,8 @@ def test_errors_that_raise(grid: Grid) -> None:
         strict.runs.update(**RUN, rounds="many")
     assert caught.value.status == 417
     closed = ModelTask("http://127.0.0.1:1", raise_on_error=True)
+    with pytest.raises(TimeoutError, match=r"127\.0\.0\.1:1/ttp/jobs.*refused"):
+        closed.wait("c1", "p1", timeout=0.1, interval=0.05)
     with pytest.raises(DriverError, match=r"127\.0\.0\.1:1/ttp/train") as caught:
         closed.read("c1", "p1")
     assert caught.value.status is None

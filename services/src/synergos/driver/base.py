@@ -14,6 +14,8 @@ from synergos import trace
 Reply = dict[str, Any]
 
 CONNECT_TIMEOUT = 10.0
+# How long `wait` bears with an orchestrator that does not answer.
+AWAY_SECONDS = 60.0
 
 
 class DriverError(Exception):
@@ -96,7 +98,8 @@ class Task:
     def wait(self, *args: Any, timeout: float | None = None, interval: float = 1.0, **kwargs: Any) -> Reply:
         """Call `read` with the other arguments until it returns data, and return that answer.
 
-        What a grid computes is waited for until every job has ended that works on anything in that scope.
+        What a grid computes is waited for until every job has ended that works on anything in that scope. An
+        orchestrator that is away is asked again for a minute: jobs go on when it is back.
 
         Args:
             timeout: seconds after which to give up, None for never.
@@ -106,11 +109,19 @@ class Task:
             TimeoutError: there was no data in time.
             JobFailed: the last job that was to bring some of it failed or was cancelled.
             DriverError: the server answered with an error other than "not there yet" (404), or the jobs have ended
-                without leaving anything to read.
+                without leaving anything to read. Or `httpx.TransportError`: it does not answer.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
+        heard = time.monotonic()
         while True:
-            reply = self._attempt(*args, **kwargs)
+            try:
+                reply = self._attempt(*args, **kwargs)
+                heard = time.monotonic()
+            except (DriverError, httpx.TransportError) as error:
+                away = isinstance(error, httpx.TransportError) or isinstance(error.__cause__, httpx.TransportError)
+                if not away or time.monotonic() - heard > AWAY_SECONDS:
+                    raise
+                reply = {"message": str(error)}
             if reply.get("data"):
                 return reply
             if deadline is not None and time.monotonic() + interval > deadline:
