@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -224,6 +225,8 @@ class Database:
     def __init__(self, url: str) -> None:
         # As many connections as there are threads that answer requests: none waits for another's transaction to end.
         self._engine = sa.create_engine(url, pool_size=40, max_overflow=10)
+        # SQLite itself lets writers try again after pauses: many of them would wait for seconds.
+        self._turn = threading.Lock()
         if self._engine.dialect.name == "sqlite":
             sa.event.listen(self._engine, "connect", _connect_sqlite)
             sa.event.listen(self._engine, "begin", _begin_sqlite)
@@ -254,7 +257,7 @@ class Database:
         Raises:
             StorageFailure: the disk is full, the database is read-only or broken, or another process holds it.
         """
-        with self._named(), self._writing().begin() as connection:
+        with self._turn, self._named(), self._writing().begin() as connection:
             yield Records(connection)
 
     def ping(self) -> None:
