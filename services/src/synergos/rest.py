@@ -39,7 +39,7 @@ def _json(status: int, content: Any, headers: Mapping[str, str] | None = None) -
 
 
 def success(
-    method: str, params: Mapping[str, Any], data: Any, status: int = 200, message: str | None = None
+    method: str, params: Mapping[str, Any], data: Any, status: int = 200, message: str | None = None, **beside: Any
 ) -> Response:
     """Answer in the envelope of the API.
 
@@ -48,11 +48,12 @@ def success(
         params: ids from the path; those that are None are left out.
         data: object for one record, list for several.
         message: something that the caller should know beside; left out if it is None.
+        beside: further fields of the envelope.
     """
     given = {name: value for name, value in params.items() if value is not None}
     envelope = {"apiVersion": API_VERSION, "success": 1, "status": status, "method": method, "params": given}
     said = {} if message is None else {"message": message}
-    return _json(status, {**envelope, "data": data, **said})
+    return _json(status, {**envelope, "data": data, **said, **beside})
 
 
 def failure(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:

@@ -72,7 +72,8 @@ class Cluster:
         """Tell that the broker is away."""
         if self.publisher.connected:
             return None
-        return f"The broker at {self._address} is away: the job is stored, and waits until the broker is back."
+        reason = f" ({self.publisher.trouble.rstrip('.')})" if self.publisher.trouble else ""
+        return f"The broker at {self._address} is away{reason}: the job is stored, and waits until the broker is back."
 
     def note(self, jobs: Sequence[Job]) -> Mapping[str, Body]:
         """Return which grid has which part."""
@@ -95,10 +96,10 @@ class Cluster:
         project = {name: ids[name] for name in PROJECT.key}
         assemble.action(records, project)
         parties = assemble.parties(records, project)
-        if process == "align":
-            return
-        combinations = assemble.combinations(records, project, ids.get("expt_id"), ids.get("run_id"))
-        if order["auto_align"]:
+        # Neither of these needs a run.
+        if process not in ("align", "optimize"):
+            combinations = assemble.combinations(records, project, ids.get("expt_id"), ids.get("run_id"))
+        if process != "align" and order["auto_align"]:
             try:
                 assemble.aligned(parties, project)
             except Invalid:
@@ -108,7 +109,7 @@ class Cluster:
                         "read (Driver: alignments.wait), then send this again."
                     ) from None
                 raise
-        if process != "train":
+        if process in ("validate", "predict"):
             try:
                 assemble.trained(records, combinations)
             except NotFound:
@@ -123,8 +124,11 @@ class Cluster:
         """Return the oldest job of the collaboration that has the fewest under way. See `Grids.choose`.
 
         As many jobs of each queue are begun as may be in flight there. A job waits for older ones that make what it
-        needs, or need what it makes.
+        needs, or need what it makes. A search is in no queue: only the jobs of its trials are.
         """
+        if search := next((job for job in waiting if job.process == "optimize"), None):
+            return search
+        running = [job for job in running if job.process != "optimize"]
         busy = Counter(_QUEUES[job.process] for job in running)
         for queue in ("preprocess", "train", "evaluate"):
             if busy[queue] >= self.desk.window:

@@ -17,6 +17,7 @@ from synergos.orchestrator.grids import Grids
 from synergos.orchestrator.ledger import Process
 from synergos.orchestrator.queue import JobQueue, Task
 from synergos.rest import create_api
+from synergos.search import routes
 from synergos.tracking.tracker import Tracker
 
 
@@ -45,6 +46,8 @@ def create_app(
         "validate": evaluate.validate,
         "predict": evaluate.predict,
     }
+    if not grids.here:
+        processes["optimize"] = lambda task: _search(queue, task)
     tracker = Tracker(database, mlflow_uri, tags, here=grids.here) if mlflow_uri else None
     queue = JobQueue(database, grids, job_lock, processes, tracker)
 
@@ -58,9 +61,11 @@ def create_app(
 
     app = create_api("Synergos orchestrator", lifespan)
     app.state.jobs = queue
+    # Before the runs, whose path would take it for one.
+    searches = routes.create_closed_router() if grids.here else routes.create_router(database, queue)
     phases = {
         "Synergos: connect": [connect.create_router(database, queue)],
-        "Synergos: train": [train.create_router(database, queue), jobs.create_router(queue)],
+        "Synergos: train": [searches, train.create_router(database, queue), jobs.create_router(database, queue)],
         "Synergos: evaluate": [evaluate.create_router(database, queue)],
     }
     for routers in phases.values():
@@ -74,3 +79,10 @@ def create_app(
         return {"status": "ok", "version": __version__}
 
     return app
+
+
+def _search(queue: JobQueue, task: Task) -> list[Body]:
+    # Only where there are searches: it loads Optuna.
+    from synergos.search.job import Search
+
+    return Search(queue, task).run()

@@ -99,6 +99,21 @@ PARTS = sa.Table(
     sa.ForeignKeyConstraint(["job_id"], ["Job.job_id"], ondelete="CASCADE"),
     sqlite_autoincrement=True,
 )
+# The trials of searches. See `synergos.search.trials`.
+TRIALS = sa.Table(
+    "Trial",
+    METADATA,
+    sa.Column("doc_id", sa.Integer, primary_key=True),
+    sa.Column("job_id", sa.String(32), nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("run_id", sa.String(128), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("value", sa.Float),
+    sa.Column("body", sa.JSON, nullable=False),
+    sa.UniqueConstraint("job_id", "number"),
+    sa.ForeignKeyConstraint(["job_id"], ["Job.job_id"], ondelete="CASCADE"),
+    sqlite_autoincrement=True,
+)
 # What MLflow has yet to be told, and of which trainings: see `synergos.tracking.outbox`.
 TRACKS = sa.Table(
     "Track",

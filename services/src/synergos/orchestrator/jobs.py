@@ -9,15 +9,16 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from synergos.orchestrator import schemas
-from synergos.orchestrator.database import Body
+from synergos.orchestrator.database import Body, Database
 from synergos.orchestrator.ledger import Job
 from synergos.orchestrator.queue import JobQueue
 from synergos.rest import success
+from synergos.search.routes import describe
 
 _CANCEL_SECONDS = 10.0
 
 
-def create_router(queue: JobQueue) -> APIRouter:
+def create_router(database: Database, queue: JobQueue) -> APIRouter:
     """Return the routes of jobs. They are made by the POST requests of phases 2 and 3."""
     api = APIRouter(prefix="/ttp/jobs")
 
@@ -36,9 +37,11 @@ def create_router(queue: JobQueue) -> APIRouter:
 
     @api.get("/{job_id}")
     def get_job(job_id: str) -> Response:
-        """One job; `progress.rounds` lists the rounds of its trainings, the newest 2000 of them."""
+        """One job; `progress.rounds` lists the rounds of its trainings, the newest 2000, `progress.search` trials."""
         job, rounds, place = queue.read(job_id)
-        return success("job.get", {"job_id": job_id}, _show(job, place, rounds, queue.note(job).get(job_id)))
+        search = job.process == "optimize"
+        note = {"search": describe(database, queue, job)} if search else queue.note(job).get(job_id)
+        return success("job.get", {"job_id": job_id}, _show(job, place, None if search else rounds, note))
 
     @api.delete("/{job_id}", responses={202: {"description": "It is ending, but has not ended within 10 seconds"}})
     def delete_job(job_id: str) -> Response:

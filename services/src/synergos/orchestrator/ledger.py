@@ -15,7 +15,7 @@ from synergos.errors import NotFound
 from synergos.orchestrator.database import JOBS, PARTS, ROUNDS, Body, Records
 from synergos.orchestrator.kinds import SCOPE, Key
 
-Process = Literal["align", "train", "validate", "predict"]
+Process = Literal["align", "train", "optimize", "validate", "predict"]
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 PENDING: tuple[State, ...] = ("queued", "running")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from synergos.errors import Forbidden, NotFound
+from synergos.errors import NotFound
 from synergos.jobs import AlignJob, RoundProgress, TrainJob, Watch
 from synergos.orchestrator import assemble, schemas
 from synergos.orchestrator.database import Body, Database
@@ -15,7 +15,6 @@ from synergos.orchestrator.render import show
 from synergos.rest import success
 
 _PROJECT = "/collaborations/{collab_id}/projects/{project_id}"
-_NO_OPTIMIZATION = "Optimization is only active in a Synergos cluster, and this is a Synergos Basic or Plus."
 
 
 def create_router(database: Database, queue: JobQueue) -> APIRouter:
@@ -36,11 +35,6 @@ def create_router(database: Database, queue: JobQueue) -> APIRouter:
         project = {"collab_id": collab_id, "project_id": project_id}
         data = await queue.run("align", project, body.model_dump())
         return success("alignments.post", project, data, 201, message=queue.notice)
-
-    @api.get(f"{_PROJECT}/models/{{expt_id}}/optimizations")
-    @api.post(f"{_PROJECT}/models/{{expt_id}}/optimizations")
-    def optimizations(collab_id: str, project_id: str, expt_id: str) -> Response:
-        raise Forbidden(_NO_OPTIMIZATION)
 
     @api.get(f"{_PROJECT}/models")
     @api.get(f"{_PROJECT}/models/{{expt_id}}")

@@ -208,6 +208,13 @@ class Tracker:
             outbox.change(track, validated=validated)
             self._wake.set()
 
+    def tag(self, key: Mapping[str, str], tags: Mapping[str, str], records: Records) -> None:
+        """Mark the newest training of a combination that gave a model, in the transaction that makes it true."""
+        outbox = Outbox(records)
+        if track := outbox.newest(key):
+            outbox.add(track, "tags", {"tags": dict(tags)})
+            self._wake.set()
+
     def _end(self, outbox: Outbox, track: Track, status: Status) -> None:
         if track.dropped:
             outbox.add(track, "tags", {"tags": {"dropped_points": str(track.dropped)}})

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parents[1]
+sys.path += [
+    str(TESTS.parents[1] / "tests" / "bench"),
+    *(str(TESTS / name) for name in ("queue", "tracking", "director", "orchestrator")),
+]
+
+from cluster import Cluster  # noqa: E402
+from rabbit import Rabbit  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A running cluster of two grids with two workers each."""
+    rabbit = Rabbit()
+    rabbit.start()
+    found = Cluster(tmp_path_factory.mktemp("cluster"), rabbit)
+    try:
+        found.start()
+        yield found
+    finally:
+        print(found.complaints())
+        found.stop()
+        rabbit.kill()
+        shutil.rmtree(rabbit.folder)

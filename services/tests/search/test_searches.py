@@ -1,0 +1,58 @@
+"""Searches at a real cluster: broker, Director, two TTPs and their workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster import Cluster, Keys, ok
+
+SPACE = {
+    "lr": {"_type": "loguniform", "_value": [1e-4, 0.5]},
+    "batch_size": {"_type": "choice", "_value": [16, 32, 64]},
+}
+
+
+def fixed(**parameters: Any) -> dict[str, Any]:
+    """Return the run parameters of diabetes that are not searched for."""
+    return {"algorithm": "FedAvg", "epochs": 2, "criterion": "MSELoss", "lr_scheduler": "ConstantLR", **parameters}
+
+
+def order(cluster: Cluster, keys: Keys, **changes: Any) -> str:
+    """Start a search and return the id of its job."""
+    settings = {
+        "search_space": SPACE,
+        "metric": "R2",
+        "optimize_mode": "max",
+        "parameters": fixed(rounds=10),
+        "seed": 1,
+    }
+    reply = cluster.driver.optimizations.create(*keys, **{**settings, **changes})
+    assert (reply["status"], reply["data"]) == (200, []), reply
+    return str(reply["job_id"])
+
+
+def test_a_search(cluster: Cluster) -> None:
+    keys = cluster.describe("search")
+    refused = cluster.driver.optimizations.create(*keys, SPACE, "R2", "max")
+    assert (refused["status"], "is not aligned for worker_1, worker_2" in refused["message"]) == (417, True), refused
+    cluster.align(keys)
+    assert cluster.driver.optimizations.read(*keys)["status"] == 404
+    job_id = order(cluster, keys, trial_concurrency=3, max_trial_num=12)
+    [job] = cluster.done(collab_id="search", process="optimize")
+    assert (job["job_id"], job["state"]) == (job_id, "done"), job
+    search = job["progress"]["search"]
+    for trial in search["trials"]:
+        print(trial)
+    print(search["best"], job["started_at"], job["ended_at"])
+    reply = cluster.driver.optimizations.read(*keys)
+    assert reply["search"] == search
+    assert [trial["number"] for trial in search["trials"]] == list(range(12))
+    complete = [trial for trial in search["trials"] if trial["state"] == "complete"]
+    best = max(complete, key=lambda trial: trial["value"])
+    assert search["best"] == {name: best[name] for name in ("run_id", "value", "parameters")}
+    assert {grid for trial in search["trials"] for grid in trial["grids"]} == {0, 1}
+    records = ok(reply)
+    assert {record["kind"] for record in records} == {"Optimization"}
+    assert {record["key"]["run_id"] for record in records} == {trial["run_id"] for trial in complete}
+    figures = [r["evaluate"]["statistics"]["R2"] for r in records if r["key"]["run_id"] == best["run_id"]]
+    assert len(figures) == 2 and sum(figures) / 2 == best["value"]
