@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,26 @@ from cluster import Cluster  # noqa: E402
 from rabbit import Rabbit  # noqa: E402
 
 
+# Ends with the tests of this folder, whose ports others need: pytest knows no scope for that.
+_RUNNING = ExitStack()
+
+
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    if nextitem is None or TESTS / "director" not in nextitem.path.parents:
+        _RUNNING.close()
+
+
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
     """A running cluster of two grids with two workers each."""
+    return _RUNNING.enter_context(_running(tmp_path_factory.mktemp("cluster")))
+
+
+@contextmanager
+def _running(root: Path) -> Iterator[Cluster]:
     rabbit = Rabbit()
     rabbit.start()
-    found = Cluster(tmp_path_factory.mktemp("cluster"), rabbit)
+    found = Cluster(root, rabbit)
     try:
         found.start()
         yield found
