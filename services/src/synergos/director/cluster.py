@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 from synergos import artefacts
@@ -23,6 +23,7 @@ _QUEUES: Mapping[Process, str] = {
     "validate": "evaluate",
     "predict": "evaluate",
 }
+_Scope = tuple[str, ...]
 
 
 class Cluster:
@@ -134,20 +135,61 @@ class Cluster:
             if busy[queue] >= self.desk.window:
                 continue
             under_way = Counter(job.ids["collab_id"] for job in running if _QUEUES[job.process] == queue)
-            candidates = [job for job in waiting if _QUEUES[job.process] == queue]
-            for job in sorted(candidates, key=lambda each: under_way[each.ids["collab_id"]]):
-                older = (other for other in waiting if other.doc_id < job.doc_id)
-                if not any(_collide(job, other) for other in (*running, *older)):
-                    return job
+            ranks = {job.job_id: under_way[job.ids["collab_id"]] for job in waiting if _QUEUES[job.process] == queue}
+            if not ranks:
+                continue
+            chosen, claims = None, _Claims(running)
+            for job in waiting:
+                better = job.job_id in ranks and (chosen is None or ranks[job.job_id] < ranks[chosen.job_id])
+                if better and not claims.meet(job):
+                    chosen = job
+                    if ranks[job.job_id] == min(ranks.values()):
+                        break
+                claims.add(job)
+            if chosen is not None:
+                return chosen
         return None
 
 
-def _collide(job: Job, other: Job) -> bool:
-    if {job.process, other.process} <= {"validate", "predict"}:
-        # Both only read models; a participant's predictions exchange its data to predict.
-        same = job.ids.get("participant_id") == other.ids.get("participant_id")
-        return job.process == other.process == "predict" and same and _overlap(job.ids, other.ids)
-    return _overlap(job.ids, other.ids)
+class _Claims:
+    """What jobs make and read, to be looked up: to compare each of many jobs with all others takes too long."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self._at: defaultdict[str, set[_Scope]] = defaultdict(set)
+        self._through: defaultdict[str, set[_Scope]] = defaultdict(set)
+        for job in jobs:
+            self.add(job)
+
+    def add(self, job: Job) -> None:
+        """Take in a job that goes before others."""
+        scopes = _scopes(job)
+        for kind in _kinds(job)[0]:
+            self._at[kind].add(scopes[-1])
+            self._through[kind].update(scopes)
+
+    def meet(self, job: Job) -> bool:
+        """Tell whether a job needs what one of these makes, or makes what one of these needs."""
+        scopes = _scopes(job)
+        return any(
+            scopes[-1] in self._through[kind] or not self._at[kind].isdisjoint(scopes) for kind in _kinds(job)[1]
+        )
+
+
+def _kinds(job: Job) -> tuple[Sequence[str], Sequence[str]]:
+    """Return what a job claims, and the claims of others that it must not meet."""
+    if job.process not in ("validate", "predict"):
+        return ("makes",), ("makes", "reads")
+    if job.process == "validate":
+        return ("reads",), ("makes",)
+    # Its participant's data to predict is exchanged.
+    predicts = f"predicts {job.ids.get('participant_id')}"
+    return ("reads", predicts), ("makes", predicts)
+
+
+def _scopes(job: Job) -> list[_Scope]:
+    """Return everything that a job's scope lies in, from the collaboration to the scope itself."""
+    path = tuple(job.ids[name] for name in RUN.key if name in job.ids)
+    return [path[:length] for length in range(1, len(path) + 1)]
 
 
 def _overlap(ids: Mapping[str, str], others: Mapping[str, str]) -> bool:
