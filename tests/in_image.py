@@ -9,6 +9,7 @@ tests/image.yml builds the image.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -31,7 +32,7 @@ def main(argv: list[str]) -> int:
         image,
         argv,
         entrypoint=[],
-        environment={"PYTHONPATH": "src"},
+        environment={"PYTHONPATH": "src", "SYNERGOS_FULL": os.environ.get("SYNERGOS_FULL", "")},
         volumes={str(ROOT): {"bind": "/src", "mode": "ro"}},
         working_dir="/src/services",
         tmpfs={"/tmp": "exec,mode=1777"},

@@ -23,7 +23,7 @@ EXAMPLES = ROOT / "examples"
 DIRECTOR = "127.0.0.1"
 PARTICIPANTS = ("worker_1", "worker_2")
 Keys = tuple[str, str, str]
-PROGRAM = ROOT / "tests" / "bench" / "loopback.py"
+PROGRAM = Path(__file__).with_name("moment.py")
 
 
 class Cluster:
@@ -31,11 +31,13 @@ class Cluster:
 
     Attributes:
         driver: of the Director.
+        extra: further TTPs, with the index of their grid.
     """
 
     def __init__(self, root: Path, rabbit: Rabbit, grids: int = 2) -> None:
         self.root, self.rabbit, self.grids = root, rabbit, grids
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.extra: dict[str, int] = {}
         self.driver = Driver(DIRECTOR, 5000)
         for user in ("director", "ttp"):
             (root / user).write_text(f"{user}:{PASSWORD}\n")
@@ -48,6 +50,7 @@ class Cluster:
             found[f"sync_ttp_{grid + 1}"] = f"127.0.1.{grid + 1}"
             for number, name in enumerate(PARTICIPANTS, 1):
                 found[f"{name}_n{grid + 1}"] = f"127.0.{grid + 2}.{number}"
+        found.update({name: f"127.0.1.{name.rsplit('_', 1)[1]}" for name in self.extra})
         return found
 
     def start(self, *names: str) -> None:
@@ -71,7 +74,7 @@ class Cluster:
             environment["SYNERGOS_ARTEFACTS_URL"] = f"http://{address}:5000"
             environment["SYNERGOS_QUEUE_CREDENTIALS"] = str(self.root / "director")
         else:
-            component, flags = "ttp", [*queue, "-g", str(int(name.rsplit("_", 1)[1]) - 1)]
+            component, flags = "ttp", [*queue, "-g", str(self.extra.get(name, int(name.rsplit("_", 1)[1]) - 1))]
             environment["SYNERGOS_ARTEFACTS_URL"] = f"http://{address}:8020"
             environment["SYNERGOS_QUEUE_CREDENTIALS"] = str(self.root / "ttp")
         with self.log_file(name).open("ab") as log:

@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pika
-from pika.exceptions import AMQPError, AuthenticationError, ChannelClosedByBroker, NackError, UnroutableError
+from pika.exceptions import (
+    AMQPError,
+    AuthenticationError,
+    ChannelClosedByBroker,
+    NackError,
+    ProbableAuthenticationError,
+    UnroutableError,
+)
 
 from synergos.errors import SynergosError
 from synergos.logs import get_logger
@@ -178,7 +185,7 @@ class Line(ABC):
 
     def _complain(self, error: Exception) -> None:
         text = str(error) or type(error).__name__
-        if isinstance(error, AuthenticationError):
+        if isinstance(error, (AuthenticationError, ProbableAuthenticationError)):
             text = (
                 f"It refuses user {self._address.user} with the password of the credentials file (ACCESS_REFUSED): "
                 "converge the grid again."
