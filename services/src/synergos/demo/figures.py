@@ -12,6 +12,9 @@ METRICS: dict[Action, tuple[str, ...]] = {
     "classify": ("accuracy", "f_score", "roc_auc_score"),
 }
 
+# Statistic that a search maximises; `accuracy` above is called so in the statistics, whose `accuracy` is one-vs-rest.
+GOALS: dict[Action, str] = {"regress": "R2", "classify": "overall_accuracy"}
+
 Figures = dict[str, float]
 
 

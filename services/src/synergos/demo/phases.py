@@ -169,11 +169,11 @@ def predict(settings: Settings, driver: Driver) -> Result:
 def search(settings: Settings, driver: Driver) -> Result:
     """Search for better run parameters with trials at all grids of a cluster; `table` has them, the best one marked."""
     task, experiment = driver.optimizations, settings.keys[:3]
-    space, (metric, *_) = settings.read("ranges.json"), figures.METRICS[settings.action]
+    space = settings.read("ranges.json")
     reply = task.create(
         *experiment,
         search_space=space,
-        metric=metric,
+        metric=figures.GOALS[settings.action],
         optimize_mode="max",
         trial_concurrency=min(len(participant.nodes) for participant in settings.participants),
         max_trial_num=settings.trials,
