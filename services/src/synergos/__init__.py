@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         ValidationTask,
     )
 
-__version__ = "1.2.0"
+__version__ = "1.3.0"
 
 __all__ = [
     "AlignmentTask",
