@@ -48,15 +48,17 @@ _value:
 
 def published(hosts: list[str], hostvars: Mapping[str, Any], engine: str) -> dict[str, Any]:
     """Return {"containers": [...], "names": [...], "missing": [...]} for `engine`."""
-    placed = [host for host in hosts if host != engine and hostvars[host].get("synergos_engine") == engine]
-    containers, missing = [], []
-    for host in placed:
-        definition = hostvars[host].get("ansible_facts", {}).get("synergos_component")
+    containers, missing, names = [], [], []
+    for host in hosts:
+        variables = hostvars[host]  # made anew each time that it is asked for
+        if host == engine or variables.get("synergos_engine") != engine:
+            continue
+        names.append(variables.get("container_name", host))
+        definition = variables.get("ansible_facts", {}).get("synergos_component")
         if definition and definition["run"] == run_id():
             containers.append(definition["container"])
         else:
             missing.append(host)
-    names = [hostvars[host].get("container_name", host) for host in placed]
     return {"containers": containers, "names": names, "missing": missing}
 
 

@@ -52,10 +52,26 @@ def socket_path() -> str:
 
 def version(path: str) -> str | None:
     """The version of the daemon behind a socket, None where none answers."""
+    answer = _get(path, "/version")
+    return str(answer.get("Version", "")) or None if answer is not None else None
+
+
+def images(path: str) -> dict[str, dict[str, Any]]:
+    """Identifier and size in bytes of every image that has a name, by name; empty where no daemon answers."""
+    return {
+        name: {"id": image["Id"], "size": image["Size"]}
+        for image in _get(path, "/images/json") or ()
+        for name in image.get("RepoTags") or ()
+    }
+
+
+def _get(path: str, url: str) -> Any:
+    """Return what the daemon answers, decoded; None where none answers."""
     connection = _UnixConnection(path)
     try:
-        connection.request("GET", "/version")
-        answer = json.loads(connection.getresponse().read())
+        connection.request("GET", url)
+        answer = connection.getresponse()
+        decoded = json.loads(answer.read())
     except PermissionError as error:
         raise GridError(
             f"{path} refuses this user: connect as root (become: true) or as a member of the group docker"
@@ -64,7 +80,7 @@ def version(path: str) -> str | None:
         return None
     finally:
         connection.close()
-    return str(answer.get("Version", "")) or None
+    return decoded if answer.status == http.client.OK else None
 
 
 def older(found: str, minimum: str) -> bool:

@@ -59,6 +59,11 @@ python:
   description: A Python with the Docker SDK, this module's own or that of O(virtualenv); null if there is none.
   returned: always
   type: str
+images:
+  description: Identifier and size in bytes of the images that a daemon had which answered at once, by their names.
+  returned: always
+  type: dict
+  sample: {"synergos/ttp:0f2a6c1d9b3e": {"id": "sha256:77aa…", "size": 1180000000}}
 actions:
   description: What was done, or would be in check mode.
   returned: always
@@ -86,6 +91,7 @@ def converge(options: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         "installed": installed,
         "version": version,
         "python": sdk_python(options["virtualenv"]),
+        "images": _dockerd.images(socket) if version else {},
         "actions": [],
     }
     if not installed:

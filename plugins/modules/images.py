@@ -28,6 +28,12 @@ options:
       - "Ready images to use instead, as C({name: {image: reference}}). The engine has them or can pull them."
     type: dict
     default: {}
+  known:
+    description:
+      - What the engine is known to have, C(id) and C(size) by reference, as M(synergos.grid.engine) returns it. Where
+        all that is required is there, the engine is not asked again.
+    type: dict
+    default: {}
   rebuild:
     description: Build again without the layer cache what is already there, for packages that have been updated since.
     type: bool
@@ -41,6 +47,7 @@ attributes:
   diff_mode: {description: Images have no readable difference., support: none}
   idempotent: {description: Without O(rebuild), support: partial}
 seealso:
+  - module: synergos.grid.engine
   - module: synergos.grid.image_build
 author: The synergos.grid maintainers
 """

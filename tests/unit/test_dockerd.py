@@ -93,10 +93,23 @@ def answering(path: Path, answer: bytes) -> None:
     threading.Thread(target=serve, daemon=True).start()
 
 
+def http(body: bytes, status: bytes = b"200 OK") -> bytes:
+    return b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body)
+
+
 def test_version_asks_the_socket(tmp_path: Path) -> None:
-    body = b'{"Version": "20.10.24+dfsg1"}'
-    answering(tmp_path / "docker.sock", b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+    answering(tmp_path / "docker.sock", http(b'{"Version": "20.10.24+dfsg1"}'))
     assert dockerd.version(str(tmp_path / "docker.sock")) == "20.10.24+dfsg1"
+
+
+def test_images_are_known_by_each_of_their_names(tmp_path: Path) -> None:
+    body = b'[{"Id": "sha256:a", "Size": 5, "RepoTags": ["x:1", "lan/x:1"]}, {"Id": "b", "Size": 7, "RepoTags": null}]'
+    answering(tmp_path / "docker.sock", http(body))
+    same = {"id": "sha256:a", "size": 5}
+    assert dockerd.images(str(tmp_path / "docker.sock")) == {"x:1": same, "lan/x:1": same}
+    assert dockerd.images(str(tmp_path / "gone.sock")) == {}
+    answering(tmp_path / "broken.sock", http(b'{"message": "no disk"}', b"500 Internal Server Error"))
+    assert dockerd.images(str(tmp_path / "broken.sock")) == {}
 
 
 def test_nobody_and_something_else_have_no_version(tmp_path: Path) -> None:
