@@ -32,6 +32,8 @@ from synergos.logs import get_logger, headers
 _KEPT_BACK = ("unfinished", "unsent")
 _PIECE = 2**20
 _TIMEOUT = httpx.Timeout(60.0, connect=5.0)
+# Seconds that a connection is kept for the next request: fewer than the other end keeps it.
+_LINGER = 1.0
 _TOKEN, _ORIGIN, _ANSWER, _INCOMING = ".token", ".origin", ".answer", ".incoming-"
 
 Ids = tuple[str, str, str, str]
@@ -47,6 +49,10 @@ class Store:
     def __init__(self, outputs: Path) -> None:
         self._outputs = outputs
         self._log = get_logger("artefacts")
+        # One for all: to make it takes longer than to fetch a small model.
+        self._http = httpx.Client(
+            timeout=_TIMEOUT, trust_env=False, limits=httpx.Limits(max_connections=None, keepalive_expiry=_LINGER)
+        )
 
     def folder(self, ids: Ids) -> Path:
         """Return the folder of a run."""
@@ -108,7 +114,7 @@ class Store:
             shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=_INCOMING, dir=folder) as name, tempfile.TemporaryFile() as archive:
             incoming = Path(name)
-            _download(url, token, names, archive)
+            self._download(url, token, names, archive)
             try:
                 with tarfile.open(fileobj=archive) as tar:
                     tar.extractall(incoming, filter="data")
@@ -125,7 +131,7 @@ class Store:
     def drop(self, url: str, token: str) -> None:
         """Have files removed elsewhere; that they stay is no more than a waste of room."""
         try:
-            answer = httpx.delete(url, headers=_authorized(token), timeout=_TIMEOUT, trust_env=False)
+            answer = self._http.delete(url, headers=_authorized(token))
             # Gone already, its token with it.
             if answer.is_success or answer.status_code == httpx.codes.FORBIDDEN:
                 return
@@ -159,6 +165,19 @@ class Store:
         part = folder / f"{name}.part"
         part.write_text(text)
         part.replace(folder / name)
+
+    def _download(self, url: str, token: str, names: Sequence[str], archive: IO[bytes]) -> None:
+        try:
+            query = {"name": list(names)}
+            with self._http.stream("GET", url, params=query, headers=_authorized(token)) as answer:
+                if answer.status_code in (httpx.codes.NOT_FOUND, httpx.codes.FORBIDDEN):
+                    raise NotFound(f"{url} does not have the files: HTTP status {answer.status_code}.")
+                answer.raise_for_status()
+                for piece in answer.iter_bytes(_PIECE):
+                    archive.write(piece)
+        except httpx.HTTPError as error:
+            raise GridFailure(f"{url} cannot be read: {str(error) or type(error).__name__}.") from None
+        archive.seek(0)
 
 
 class Keys:
@@ -265,19 +284,3 @@ def _archive(paths: Sequence[Path]) -> Iterator[bytes]:
 
 def _authorized(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}", **headers()}
-
-
-def _download(url: str, token: str, names: Sequence[str], archive: IO[bytes]) -> None:
-    try:
-        with (
-            httpx.Client(timeout=_TIMEOUT, trust_env=False) as http,
-            http.stream("GET", url, params={"name": list(names)}, headers=_authorized(token)) as answer,
-        ):
-            if answer.status_code in (httpx.codes.NOT_FOUND, httpx.codes.FORBIDDEN):
-                raise NotFound(f"{url} does not have the files: HTTP status {answer.status_code}.")
-            answer.raise_for_status()
-            for piece in answer.iter_bytes(_PIECE):
-                archive.write(piece)
-    except httpx.HTTPError as error:
-        raise GridFailure(f"{url} cannot be read: {str(error) or type(error).__name__}.") from None
-    archive.seek(0)
