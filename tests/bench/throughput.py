@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import json
 import multiprocessing
+import os
 import shutil
 import sqlite3
 import statistics
@@ -84,7 +85,7 @@ class Bench(Cluster):
                 ok(self.driver.models.create(*keys, f"run_{number}"))
         return runs
 
-    def ended(self, keys: Keys, count: int, pause: float = 0.1) -> list[Found]:
+    def ended(self, keys: Keys, count: int, pause: float = 0.2) -> list[Found]:
         """Wait until the newest trainings of a project have ended, asking as people do; return the jobs."""
         pending = True
         while pending:
@@ -107,8 +108,8 @@ class Bench(Cluster):
         yield
         self.taken[kind].append(1000 * (time.perf_counter() - begin))
 
-    def latencies(self) -> dict[str, dict[str, float]]:
-        """Return median, 95th percentile and maximum of the requests since the last call, in milliseconds."""
+    def latencies(self, title: str) -> dict[str, dict[str, float]]:
+        """Print and return milliseconds of the requests since the last call."""
         found = {
             kind: {
                 "median": statistics.median(each),
@@ -120,26 +121,37 @@ class Bench(Cluster):
             if len(each) > 1
         }
         self.taken.clear()
+        head = ["median", "p95", "max", "count"]
+        table(f"{title} (ms)", ["", *head], ([kind, *(of[name] for name in head)] for kind, of in found.items()))
         return found
 
     def begun(self, collab: str) -> Counter[str]:
         """Count how often each run of a collaboration was begun."""
         return Counter(event["run_id"] for event in self.events("training begins") if event["collab_id"] == collab)
 
+    def pids(self) -> dict[str, int]:
+        """Return one process of each kind."""
+        [node] = self.rabbit.api("GET", "nodes")
+        names = {"Director": "sync_director", "TTP": "sync_ttp_1", "worker": "worker_1_n1"}
+        return {**{kind: self.processes[name].pid for kind, name in names.items()}, "broker": int(node["os_pid"])}
+
     def sizes(self) -> dict[str, float]:
         """Return MiB in memory and on disk."""
         director = self.root / "sync_director"
-        [node] = self.rabbit.api("GET", "nodes")
-        pids = {name: process.pid for name, process in self.processes.items()}
         return {
-            "Director": memory(pids["sync_director"])["resident"],
-            "TTP": memory(pids["sync_ttp_1"])["resident"],
-            "worker": memory(pids["worker_1_n1"])["resident"],
-            "broker": memory(int(node["os_pid"]))["resident"],
+            **{kind: memory(pid)["resident"] for kind, pid in self.pids().items()},
             "database": sum(path.stat().st_size for path in (director / "data").glob("database.db*")) / MIB,
             "outputs": _size(director / "outputs") / MIB,
             "outputs at a TTP": _size(self.root / "sync_ttp_1" / "outputs") / MIB,
         }
+
+    def cpu(self) -> Counter[str]:
+        """Return CPU milliseconds that processes have used so far."""
+        stats = {
+            kind: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for kind, pid in self.pids().items()
+        }
+        tick = 1000 / os.sysconf("SC_CLK_TCK")
+        return Counter({kind: tick * (int(of[11]) + int(of[12])) for kind, of in stats.items()})
 
     def rows(self) -> dict[str, int]:
         """Return the number of rows of each table of the Director."""
@@ -151,6 +163,7 @@ class Bench(Cluster):
 def grids(bench: Bench, options: argparse.Namespace) -> Found:
     """Measure runs ordered at once by number of grids."""
     bench.serve(2)
+    bench.taken.clear()
     keys = {}
     for name, parameters in (("computing", COMPUTING), ("waiting", WAITING)):
         bench.late = name == "waiting"
@@ -180,7 +193,7 @@ def grids(bench: Bench, options: argparse.Namespace) -> Found:
         ["", "one grid", "two grids", "x", "three grids", "x"],
         ([name, of[1], of[2], of[1] / of[2], of[3], of[1] / of[3]] for name, of in medians.items()),
     )
-    return {"seconds": seconds, "answers": show(bench.latencies(), "Answers while the grids work")}
+    return {"seconds": seconds, "answers": bench.latencies("Answers while the grids work")}
 
 
 def sharing(bench: Bench, _: argparse.Namespace) -> Found:
@@ -190,40 +203,39 @@ def sharing(bench: Bench, _: argparse.Namespace) -> Found:
     bench.order(many, 50)
     bench.order(few, 2)
     found = {"few": span(bench.ended(few, 2)), "many": span(bench.ended(many, 50))}
-    print(
-        f"\n2 runs ordered just after another collaboration's 50 ended after {found['few']:.1f} s, the 50 after {found['many']:.1f} s."
-    )
-    bench.latencies()
-    return found
+    print(f"\n2 runs, ordered just after another collaboration's 50: done after {found['few']:.1f} s,")
+    print(f"the 50 after {found['many']:.1f} s.")
+    return {**found, "answers": bench.latencies("Answers meanwhile")}
 
 
 def many(bench: Bench, options: argparse.Namespace) -> Found:
     """Measure a thousand jobs, twice."""
     bench.serve(2)
     keys = bench.prepare("thousand", options.jobs, TINY)
-    bench.latencies()
+    bench.taken.clear()
     sizes = {"before": bench.sizes()}
     found: Found = {}
     for turn in ("first", "second"):
+        before = bench.cpu()
         bench.order(keys, options.jobs)
         sizes[f"{turn}, ordered"] = bench.sizes()
-        jobs = bench.ended(keys, options.jobs, 0.5)
+        jobs = bench.ended(keys, options.jobs, 1.0)
         sizes[f"{turn}, done"] = bench.sizes()
-        waited = sum(at(job, "started_at") > at(jobs[-1], "created_at") for job in jobs)
         found[turn] = {
             "jobs per second": options.jobs / span(jobs),
-            "waited at most": waited,
-            "answers": show(bench.latencies(), f"Answers, {turn} time"),
+            "waited when all were ordered": sum(at(job, "started_at") > at(jobs[-1], "created_at") for job in jobs),
+            "CPU ms per job": {kind: used / options.jobs for kind, used in (bench.cpu() - before).items()},
             "rows": bench.rows(),
+            "answers": bench.latencies(f"Answers, {turn} time"),
         }
-        print(f"{options.jobs / span(jobs):.1f} jobs per second; {waited} waited when all were ordered")
     names = list(sizes["before"])
     table(
         f"Twice {options.jobs} jobs (MiB)",
         ["", *names],
         ([when, *(of[name] for name in names)] for when, of in sizes.items()),
     )
-    print("rows of the database after each:", found["first"]["rows"], found["second"]["rows"], sep="\n")
+    for turn, of in found.items():
+        print(f"\n{turn} time: { ({name: value for name, value in of.items() if name != 'answers'}) }")
     return {**found, "MiB": sizes}
 
 
@@ -235,13 +247,6 @@ def at(job: Found, name: str) -> float:
 def span(jobs: list[Found]) -> float:
     """Return the seconds from the first order to the last end."""
     return max(at(job, "ended_at") for job in jobs) - min(at(job, "created_at") for job in jobs)
-
-
-def show(found: dict[str, dict[str, float]], title: str) -> dict[str, dict[str, float]]:
-    """Print latencies."""
-    head = ["median", "p95", "max", "count"]
-    table(f"{title} (ms)", ["", *head], ([kind, *(of[name] for name in head)] for kind, of in found.items()))
-    return found
 
 
 def late(address: str) -> str:
