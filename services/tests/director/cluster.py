@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import loopback
+import pytest
 from rabbit import PASSWORD, Rabbit
 
 from synergos import Driver
@@ -24,6 +25,7 @@ DIRECTOR = "127.0.0.1"
 PARTICIPANTS = ("worker_1", "worker_2")
 Keys = tuple[str, str, str]
 PROGRAM = Path(__file__).with_name("moment.py")
+full = pytest.mark.skipif(not os.environ.get("SYNERGOS_FULL"), reason="takes long: set SYNERGOS_FULL=1")
 
 
 class Cluster:

@@ -17,7 +17,6 @@ sys.path += [
 from cluster import Cluster  # noqa: E402
 from rabbit import Rabbit  # noqa: E402
 
-
 # Ends with the tests of this folder, whose ports others need: pytest knows no scope for that.
 _RUNNING = ExitStack()
 

@@ -18,14 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster import EXAMPLES, PARTICIPANTS, Cluster, ok, until
+from cluster import EXAMPLES, PARTICIPANTS, Cluster, full, ok, until
 from moment import MOMENTS
 
 from synergos.queue import Completed
 from synergos.queue.messages import encode
 
-FULL = bool(os.environ.get("SYNERGOS_FULL"))
-full = pytest.mark.skipif(not FULL, reason="the long matrix: SYNERGOS_FULL=1")
 QUEUES = ("preprocess", "train", "evaluate", "completed", "dead")
 TTPS = ("sync_ttp_1", "sync_ttp_2")
 ROUNDS = 200
@@ -193,7 +191,7 @@ def tell(project: Project, capsys: pytest.CaptureFixture[str]) -> Callable[[str,
 Tell = Callable[[str, float], None]
 
 
-@pytest.mark.parametrize("moment", some(MOMENTS["director"], "confirmed", "answer heard", "fetched"))
+@pytest.mark.parametrize("moment", some(MOMENTS["director"], "confirmed", "answer heard"))
 def test_the_director_dies_while_it_trains(cluster: Cluster, project: Project, tell: Tell, moment: str) -> None:
     run = project.run(f"director {moment}")
     holding = Holding(cluster, ("sync_director",), moment)
@@ -277,7 +275,7 @@ def test_a_ttp_dies(cluster: Cluster, project: Project, tell: Tell, moment: str)
 @pytest.mark.parametrize("other", ["goes on", "is away"])
 def test_a_ttp_dies_in_the_middle(cluster: Cluster, project: Project, tell: Tell, other: str) -> None:
     """The other grid begins anew; without it, the TTP goes on where it was."""
-    run = project.run(f"ttp in the middle, other {other}")
+    run = project.run(f"ttp in the middle other {other}")
     ok(project.driver.models.create(*project.keys, run))
     name = project.begun(run)
     [rest] = set(TTPS) - {name}
@@ -396,7 +394,7 @@ def test_two_ttps_with_one_grid(cluster: Cluster, project: Project, tell: Tell) 
     project.check(*runs)
 
 
-@pytest.mark.parametrize("moment", some(dict.fromkeys(["queued", "running", "done", "published"]), "running", "done"))
+@pytest.mark.parametrize("moment", some(dict.fromkeys(["queued", "running", "done", "published"]), "done"))
 def test_the_broker_dies(cluster: Cluster, project: Project, tell: Tell, moment: str) -> None:
     """With jobs that wait, with one under way, while a result is to be published, and before it is acknowledged."""
     runs = [project.run(f"broker {moment} {number}") for number in range(2)]

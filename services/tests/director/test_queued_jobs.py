@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import loopback
-from cluster import PARTICIPANTS, Cluster, Keys, ok, until
+from cluster import PARTICIPANTS, Cluster, Keys, full, ok, until
 
 from synergos import Driver
 
@@ -123,6 +123,7 @@ def test_the_director_is_killed(cluster: Cluster) -> None:
         assert cluster.rabbit.count(name) == 0
 
 
+@full
 def test_the_director_is_killed_while_grids_answer(cluster: Cluster) -> None:
     """What is answered, and what is ordered, while there is no Director, or just before it dies."""
     keys = cluster.describe("director away", runs=3, rounds=100)
@@ -224,6 +225,7 @@ def test_a_dead_letter_is_put_back(cluster: Cluster) -> None:
     assert cluster.rabbit.count("dead") == 0
 
 
+@full
 def test_a_grid_without_its_workers(cluster: Cluster) -> None:
     """Its jobs go to the other grid; without any, they fail and say why."""
     keys = cluster.describe("away", runs=3)
