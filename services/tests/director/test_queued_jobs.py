@@ -105,6 +105,13 @@ def test_a_ttp_is_killed_in_the_middle(cluster: Cluster) -> None:
     assert [item["round"] for item in job["progress"]["rounds"]] == list(range(1, 301))
     assert losses(cluster.driver, keys) == again(cluster, keys)
 
+    def sessions() -> int:
+        workers = [address for name, address in cluster.addresses.items() if name.startswith("worker")]
+        return sum(httpx.get(f"http://{address}:5000/health").json()["sessions"] for address in workers)
+
+    # The TTP that came back has freed those of its grid.
+    until(lambda: sessions() == 0)
+
 
 def test_the_director_is_killed(cluster: Cluster) -> None:
     keys = cluster.describe("director killed", runs=8, rounds=60)

@@ -79,6 +79,11 @@ class GridEngine:
 
         warm_up()
 
+    def free(self, job: RunJob) -> None:
+        """Close the sessions of a combination at its workers, of those that are away as soon as they are back."""
+        workers = [WorkerClient(party.node, self._request_timeout) for party in job.parties]
+        _everywhere(lambda worker: self._freeing.free(worker, job), workers)
+
     def cancel(self, reason: str) -> None:
         """Make the job that is under way end with `Cancelled`. See `Engine.cancel`."""
         with self._lock:

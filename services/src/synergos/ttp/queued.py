@@ -6,8 +6,8 @@ import json
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from synergos import __version__, artefacts, work
 from synergos.artefacts import Ids, Store
 from synergos.cli import Options
 from synergos.errors import Busy, Cancelled, GridFailure, Invalid, NotFound, SynergosError, Unreachable
-from synergos.jobs import AlignJob, Engine, InferJob, Party, RoundProgress, TrainJob
+from synergos.jobs import AlignJob, InferJob, Party, RoundProgress, RunJob, TrainJob
 from synergos.logs import get_logger
 from synergos.orchestrator.ledger import KEPT_ROUNDS
 from synergos.orchestrator.queue import exclusive
@@ -33,6 +33,7 @@ from synergos.queue import (
     Publisher,
 )
 from synergos.rest import create_api
+from synergos.ttp.engine import GridEngine
 
 # What is remembered of jobs that were called off: their messages may still come.
 _REMEMBERED = 1000
@@ -62,13 +63,14 @@ class QueuedGrid:
     """
 
     def __init__(
-        self, engine: Engine, options: Options, address: Address, outputs: Path, lock: Path, port: int
+        self, engine: GridEngine, options: Options, address: Address, outputs: Path, lock: Path, port: int
     ) -> None:
         self.store = Store(outputs)
         self._engine = engine
         self._options = options
         self._address = address
         self._outputs, self._lock, self._port = outputs, lock, port
+        self._under_way = lock.with_name("under_way.json")
         self._publisher = Publisher(address, options.id)
         self._consumer = JobConsumer(address, options.id, options.grid, self._publisher, self.do)
         self._controls = Controls(address, options.id, self._call_off)
@@ -78,6 +80,7 @@ class QueuedGrid:
 
     def start(self) -> None:
         """Begin to take jobs."""
+        self._free_workers()
         for line in (self._publisher, self._controls, self._consumer):
             line.start()
 
@@ -98,6 +101,24 @@ class QueuedGrid:
             raise GiveBack(error.message) from None
         except Unreachable as error:
             raise _Away(error.message) from None
+
+    @contextmanager
+    def _noted(self, order: RunJob) -> Iterator[None]:
+        """Note whose workers the next process has to free if this one ends in the middle."""
+        self._under_way.write_text(order.model_dump_json())
+        try:
+            yield
+        finally:
+            self._under_way.unlink()
+
+    def _free_workers(self) -> None:
+        """Close sessions that an earlier process left open: its job may be at another grid now."""
+        try:
+            left = RunJob.model_validate_json(self._under_way.read_text())
+        except (OSError, ValueError):
+            return
+        self._engine.free(left)
+        self._under_way.unlink()
 
     def _check(self, job: Job) -> None:
         with self._guard:
@@ -159,7 +180,8 @@ class QueuedGrid:
             self._publisher.tell(told)
 
         try:
-            result = self._engine.train(order, watch)
+            with self._noted(order):
+                result = self._engine.train(order, watch)
         except SynergosError:
             self.store.remove(ids)
             raise
@@ -194,7 +216,9 @@ class QueuedGrid:
                     meta=meta,
                     participants=asked.participants,
                 )
-                for name, result in self._engine.infer(order).results.items():
+                with self._noted(order):
+                    found = self._engine.infer(order).results
+                for name, result in found.items():
                     results.setdefault(name, {})[meta] = result
         finally:
             self.store.remove(ids)
