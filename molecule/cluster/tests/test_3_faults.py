@@ -7,11 +7,13 @@ from typing import Any
 
 import docker
 import pytest
+import requests
 from conftest import CONTAINERS, FULL, Director, eventually, healthy
 
 ROUNDS = 100
 RUNS = {f"run_{number}": {"seed": number, "rounds": ROUNDS, "patience": ROUNDS} for number in range(1, 5)}
 VICTIMS = ("sync_mq", "sync_director", "sync_ttp_1", "sync_worker_1_n1")
+WORKERS = [f"http://127.0.0.1:{port}/health" for port in (5001, 5002, 5003, 5004)]
 # After which share of the rounds of a run on the first grid.
 SHARES = (0.0, 0.5, 0.95) if FULL else (0.5,)
 
@@ -50,6 +52,8 @@ def test_no_run_is_lost_or_stored_twice(
         container.start()
     assert director.losses(collab, director.ended(collab)) == undisturbed
     assert eventually(lambda: healthy(client, CONTAINERS), timeout=90)
+    # No worker holds on to what was interrupted.
+    assert eventually(lambda: not any(requests.get(url, timeout=5).json()["sessions"] for url in WORKERS))
 
 
 def _on_the_first_grid(job: dict[str, Any]) -> bool:
