@@ -46,13 +46,13 @@ METRICS = [
 
 def content() -> dict[str, Any]:
     """What the role gives the module."""
-    files = [yaml.safe_load((ROOT / "roles/logger/vars" / name).read_text()) for name in ("main.yml", "dashboards.yml")]
-    defaults = yaml.safe_load((ROOT / "roles/logger/defaults/main.yml").read_text())
+    names = ("defaults/main.yml", "vars/main.yml", "files/dashboards.yml")
+    defaults, variables, dashboards = (yaml.safe_load((ROOT / "roles/logger" / name).read_text()) for name in names)
     return {
         "index_set": defaults["logger_index_set"],
-        "inputs": files[0]["logger__inputs"],
-        "streams": files[0]["logger__streams"],
-        "dashboards": files[1]["_logger_dashboards"],
+        "inputs": variables["logger__inputs"],
+        "streams": variables["logger__streams"],
+        "dashboards": dashboards["dashboards"],
     }
 
 

@@ -34,7 +34,7 @@ def options(**changes: Any) -> dict[str, Any]:
         "index_set": yaml_of("defaults/main.yml")["logger_index_set"],
         "inputs": yaml_of("vars/main.yml")["logger__inputs"],
         "streams": yaml_of("vars/main.yml")["logger__streams"],
-        "dashboards": yaml_of("vars/dashboards.yml")["_logger_dashboards"],
+        "dashboards": yaml_of("files/dashboards.yml")["dashboards"],
         **changes,
     }
     result = ArgumentSpecValidator(module.ARGUMENTS).validate(given)
