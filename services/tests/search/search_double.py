@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -147,8 +148,14 @@ class Director:
 
 
 @contextmanager
-def directing(root: Path, functions: Functions) -> Iterator[Director]:
-    """Run a Director whose files are below `root`."""
+def directing(root: Path, functions: Functions, former: Path | None = None) -> Iterator[Director]:
+    """Run a Director whose files are below `root`, beginning with the records of a former one that still runs."""
+    if former:
+        root.mkdir()
+        source = sqlite3.connect(former / "database.db")
+        target = sqlite3.connect(root / "database.db")
+        with closing(source), closing(target):
+            source.backup(target)
     url = f"sqlite:///{root / 'database.db'}"
     database = Database(url)
     app = create_app(Grids(database, root, functions), database, root / "jobs.lock")

@@ -91,3 +91,76 @@ def test_a_grid_is_searched_once(director: Director) -> None:
     search = director.search(search_space=mixed, max_trial_num=7, scheduler="FIFOScheduler")
     assert sorted(trial["parameters"]["lr"] for trial in search["trials"][:6]) == sorted(2 * GRID["_value"])
     assert len({trial["parameters"]["mu"] for trial in search["trials"]}) == 7
+
+
+def test_trials_that_fail(director: Director) -> None:
+    director.functions.fails = lambda lr: "worker_2 is out of memory." if lr > 0.1 else None
+    search = director.search(max_trial_num=20, scheduler="FIFOScheduler")
+    failed = [trial for trial in search["trials"] if trial["state"] == "failed"]
+    assert failed and all(trial["parameters"]["lr"] > 0.1 for trial in failed)
+    assert {trial["reason"] for trial in failed} == {"worker_2 is out of memory."}
+    assert len(search["trials"]) == 20
+    # Where some fail, others would.
+    assert len([trial for trial in failed if trial["number"] >= 10]) <= 2
+    director.functions.fails = lambda lr: f"lr is {lr}." if lr == 0.1 else "Too small."
+    job = director.done(director.post(search_space={"lr": GRID}, max_trial_num=5)["job_id"])
+    assert job["state"] == "failed"
+    assert sorted(job["reason"].removeprefix("No trial was completed: ").split(". ")) == ["Too small.", "lr is 0.1"], (
+        job
+    )
+    assert states(job["progress"]["search"]) == ["failed"] * 3 and job["progress"]["search"]["best"] is None
+
+
+def test_losses_that_are_to_be_high(director: Director) -> None:
+    """Nobody wants that, but what is asked for is done: pruning included."""
+    director.functions.seconds = 0.02
+    search = director.search(optimize_mode="min", max_trial_num=8, trial_concurrency=2)
+    worst = min(quality(trial["parameters"]["lr"]) for trial in search["trials"])
+    assert search["best"]["value"] == pytest.approx(worst)
+
+
+def test_cancelling(director: Director) -> None:
+    director.functions.seconds = 0.05
+    job_id = director.post(max_trial_num=50, trial_concurrency=3)["job_id"]
+    until(lambda: len(director.job(job_id)["progress"]["search"]["trials"]) > 3)
+    answer = director.http.delete(f"/ttp/jobs/{job_id}")
+    assert (answer.status_code, answer.json()["data"]["state"]) == (200, "cancelled")
+    search = director.job(job_id)["progress"]["search"]
+    assert search["state"] == "cancelled" and "running" not in states(search)
+    assert search["trials"][-1]["reason"] == f"Cancelled by DELETE /ttp/jobs/{job_id}."
+    jobs = director.http.get("/ttp/jobs", params={"expt_id": "e1"}).json()["data"]
+    assert not [job for job in jobs if job["state"] in ("queued", "running")]
+    count = len(director.functions.trained)
+    time.sleep(0.3)
+    assert len(director.functions.trained) == count
+
+
+def test_the_time_is_over(director: Director) -> None:
+    director.functions.seconds = 0.02
+    search = director.search(max_exec_duration=1.5, max_trial_num=1000, scheduler="FIFOScheduler", trial_concurrency=2)
+    assert "complete" in states(search) and len(search["trials"]) < 20
+    assert {trial["reason"] for trial in search["trials"] if trial["state"] == "pruned"} <= {
+        "max_exec_duration is over."
+    }
+    director.functions.seconds = 1.0
+    job = director.done(director.post(max_exec_duration="1s")["job_id"])
+    assert (job["state"], job["reason"]) == ("failed", "No trial was completed: max_exec_duration is over."), job
+
+
+def test_a_search_goes_on_in_another_process(tmp_path: Path, director: Director) -> None:
+    """With what it would have chosen, and without what it has done."""
+    settings = {"max_trial_num": 12, "scheduler": "FIFOScheduler"}
+    undisturbed = [trial["parameters"] for trial in director.search(**settings)["trials"]]
+    director.functions.seconds = 0.02
+    job_id = director.post(**settings)["job_id"]
+    until(lambda: len(director.job(job_id)["progress"]["search"]["trials"]) == 6)
+    director.functions.gate.clear()
+    before = director.job(job_id)["progress"]["search"]["trials"]
+    functions = Functions()
+    with directing(tmp_path / "copy", functions, tmp_path) as second:
+        search = second.done(job_id)["progress"]["search"]
+    director.functions.gate.set()
+    assert [trial["parameters"] for trial in search["trials"]] == undisturbed
+    assert [trial["run_id"] for trial in search["trials"][:6]] == [trial["run_id"] for trial in before]
+    assert [trial["value"] for trial in search["trials"][:5]] == [trial["value"] for trial in before[:5]]
+    assert functions.trained == [parameters["lr"] for parameters in undisturbed[5:]]

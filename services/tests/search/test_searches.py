@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from typing import Any
 
-from cluster import Cluster, Keys, ok
+from cluster import Cluster, Keys, ok, until
 
 SPACE = {
     "lr": {"_type": "loguniform", "_value": [1e-4, 0.5]},
@@ -32,18 +34,15 @@ def order(cluster: Cluster, keys: Keys, **changes: Any) -> str:
 
 
 def test_a_search(cluster: Cluster) -> None:
-    keys = cluster.describe("search")
+    keys = cluster.describe("search", epochs=2)
     refused = cluster.driver.optimizations.create(*keys, SPACE, "R2", "max")
     assert (refused["status"], "is not aligned for worker_1, worker_2" in refused["message"]) == (417, True), refused
     cluster.align(keys)
     assert cluster.driver.optimizations.read(*keys)["status"] == 404
     job_id = order(cluster, keys, trial_concurrency=3, max_trial_num=12)
-    [job] = cluster.done(collab_id="search", process="optimize")
+    [job] = cluster.done(170, collab_id="search", process="optimize")
     assert (job["job_id"], job["state"]) == (job_id, "done"), job
     search = job["progress"]["search"]
-    for trial in search["trials"]:
-        print(trial)
-    print(search["best"], job["started_at"], job["ended_at"])
     reply = cluster.driver.optimizations.read(*keys)
     assert reply["search"] == search
     assert [trial["number"] for trial in search["trials"]] == list(range(12))
@@ -56,3 +55,32 @@ def test_a_search(cluster: Cluster) -> None:
     assert {record["key"]["run_id"] for record in records} == {trial["run_id"] for trial in complete}
     figures = [r["evaluate"]["statistics"]["R2"] for r in records if r["key"]["run_id"] == best["run_id"]]
     assert len(figures) == 2 and sum(figures) / 2 == best["value"]
+
+
+def test_the_director_is_killed_in_the_middle(cluster: Cluster) -> None:
+    keys = cluster.describe("search killed")
+    cluster.align(keys)
+    job_id = order(cluster, keys, trial_concurrency=2, max_trial_num=8, parameters=fixed(rounds=20))
+
+    def trials() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = ok(cluster.driver.jobs.read(job_id))["progress"]["search"]["trials"]
+        return found
+
+    for ended in (2, 4):
+        until(lambda ended=ended: sum(trial["state"] != "running" for trial in trials()) >= ended, 100)
+        before = trials()
+        cluster.kill("sync_director")
+        time.sleep(1)
+        cluster.start("sync_director")
+        for was, found in zip(before, trials(), strict=False):
+            assert was["run_id"] == found["run_id"]
+            assert was["state"] == "running" or (was["state"], was["value"]) == (found["state"], found["value"])
+    [job] = cluster.done(170, collab_id="search killed", process="optimize")
+    assert job["state"] == "done", job
+    found = job["progress"]["search"]["trials"]
+    assert [trial["number"] for trial in found] == list(range(8))
+    begun = Counter(entry["run_id"] for entry in cluster.events("training begins") if entry["collab_id"] == keys[0])
+    assert begun == {trial["run_id"]: 1 for trial in found}
+    complete = [trial["run_id"] for trial in found if trial["state"] == "complete"]
+    records = ok(cluster.driver.optimizations.read(*keys))
+    assert Counter(record["key"]["run_id"] for record in records) == dict.fromkeys(complete, 2)

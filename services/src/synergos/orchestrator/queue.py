@@ -83,7 +83,6 @@ class Task:
         future: what the job returns or raises.
         ended: set when everything about its end is stored.
         cancelled: why it is to end early.
-        heard: called after each round of a training.
         tracker: is told of trainings, if anything is.
     """
 
@@ -103,7 +102,6 @@ class Task:
         self.future: Future[list[Body]] = Future()
         self.ended = threading.Event()
         self.cancelled: str | None = None
-        self.heard: Callable[[], None] = lambda: None
         self._parallel = parallel
         self._lock = threading.Lock()
         self._flush_lock = threading.Lock()
@@ -172,7 +170,6 @@ class Task:
                 )
             self._rounds.append(item)
             self._fresh.append(item)
-        self.heard()
 
     def _known(self, item: Body) -> bool:
         older = any(_same(old, item) and old["round"] <= item["round"] for old in self._rounds)
@@ -393,14 +390,13 @@ class JobQueue:
         return [(live.get(job.job_id, job), places.get(job.job_id)) for job in stored]
 
     def follow(self, job_id: str, heard: Callable[[], None]) -> None:
-        """Have `heard` called after each round of a job and when it has ended; at once if it has."""
+        """Have `heard` called when a job has ended; at once if it has."""
         with self._changed:
             task = self._live.get(job_id)
         if task is None:
             heard()
-            return
-        task.heard = heard
-        task.future.add_done_callback(lambda _: heard())
+        else:
+            task.future.add_done_callback(lambda _: heard())
 
     def note(self, *jobs: Job) -> Mapping[str, Body]:
         """Return what the grids tell of the progress of jobs, by job id."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,9 +23,10 @@ from synergos.orchestrator.queue import Ended, JobQueue, Stopped, Task
 from synergos.orchestrator.schemas import Order
 from synergos.search.order import SearchOrder
 from synergos.search.study import Study
-from synergos.search.trials import PREFIX, State, Trial, Trials
+from synergos.search.trials import PREFIX, State, Trial, Trials, best_of, grids_of
 
-_TICK = 0.5
+# Seconds between two looks at the rounds of the trials.
+_TICK = 0.1
 # Seconds that the jobs of trials are waited for that are to end.
 _ENDING = 60.0
 # Reasons of failed trials that are quoted.
@@ -80,14 +81,14 @@ class Search:
                 self._task.check()
                 left = self._left()
                 if left <= 0:
-                    self._end("max_exec_duration is over.")
+                    self._end("max_exec_duration is over.", ("train",))
                 for live in list(self._live):
                     self._follow(live)
                 while left > 0 and len(self._live) < self._order.concurrency and self._begun < self._study.size:
                     self._begin()
                 if not self._live:
                     break
-                self._heard.wait(min(_TICK, left) if left > 0 else _TICK)
+                self._heard.wait(_TICK)
         except Stopped:
             raise
         except BaseException as error:
@@ -197,7 +198,7 @@ class Search:
     def _close(self, live: _Live, state: State, value: float | None = None, reason: str | None = None) -> None:
         trial = live.trial
         trial.state, trial.value, trial.reason = state, value, reason
-        trial.grids = grids(self._queue, [job for job, _ in self._queue.read_all(live.key)])
+        trial.grids = grids_of(self._queue, live.key)
         self._study.tell(trial)
         with self._database.write() as records:
             Trials(records).save(trial)
@@ -222,16 +223,16 @@ class Search:
             self._queue.cancel(live.job_id, reason, 0)
             live.ending = reason
 
-    def _end(self, reason: str) -> None:
-        """Call off all trials that are under way."""
+    def _end(self, reason: str, processes: Collection[Process]) -> None:
+        """Call off the trials for which such jobs are under way."""
         for live in self._live:
-            if live.ending is None:
+            if live.ending is None and live.process in processes:
                 self._call_off(live, reason)
 
     def _abandon(self, reason: str) -> None:
         """End all trials before the search itself ends so."""
         with suppress(SynergosError):
-            self._end(reason)
+            self._end(reason, ("train", "validate"))
             deadline = time.monotonic() + _ENDING
             for live in list(self._live):
                 while self._queue.read(live.job_id)[0].pending and time.monotonic() < deadline:
@@ -240,7 +241,7 @@ class Search:
                 self._close(live, "failed", reason=reason)
 
     def _finish(self) -> None:
-        best = best_of(self._order, self._ended)
+        best = best_of(self._ended, self._order.optimize_mode)
         if best is None:
             reasons = list(dict.fromkeys(trial.reason for trial in self._ended if trial.reason))
             more = f" (and {len(reasons) - _QUOTED} other reasons)" if len(reasons) > _QUOTED else ""
@@ -248,19 +249,6 @@ class Search:
         if self._task.tracker is not None:
             with self._task.writing() as records:
                 self._task.tracker.tag({**self._experiment, "run_id": best.run_id}, {"best": "true"}, records)
-
-
-def best_of(order: SearchOrder, trials: Sequence[Trial]) -> Trial | None:
-    """Return the trial with the best value, the first of them, or None."""
-    known = [trial for trial in trials if trial.state == "complete" and trial.value is not None]
-    sense = -1 if order.optimize_mode == "max" else 1
-    return min(known, key=lambda trial: (sense * (trial.value or 0.0), trial.number), default=None)
-
-
-def grids(queue: JobQueue, jobs: Sequence[Job]) -> list[int]:
-    """Return the indexes of the grids that took parts of jobs."""
-    notes = queue.note(*jobs).values()
-    return sorted({part["grid"] for note in notes for part in note.get("parts", []) if "grid" in part})
 
 
 def _losses(rounds: Sequence[Body]) -> dict[int, float]:

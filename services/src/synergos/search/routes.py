@@ -14,7 +14,7 @@ from synergos.orchestrator.queue import JobQueue
 from synergos.orchestrator.render import show
 from synergos.rest import success
 from synergos.search.order import SearchOrder, settle
-from synergos.search.trials import PREFIX, Trial, Trials
+from synergos.search.trials import PREFIX, Trial, Trials, best_of, grids_of
 
 _PATH = "/collaborations/{collab_id}/projects/{project_id}/models/{expt_id}/optimizations"
 _NOWHERE = "Optimization is only active in a Synergos cluster, and this is a Synergos Basic or Plus."
@@ -71,18 +71,15 @@ def create_closed_router() -> APIRouter:
 
 def describe(database: Database, queue: JobQueue, job: Job) -> Body:
     """Return what there is to tell of a search: its trials so far and the best of them."""
-    # Only where there are searches: it loads Optuna.
-    from synergos.search.job import best_of, grids
-
     order = SearchOrder.model_validate(job.order)
     with database.read() as records:
         trials = Trials(records).of(job.job_id)
-    best = best_of(order, trials)
+    best = best_of(trials, order.optimize_mode)
 
     def shown(trial: Trial) -> Body:
         at = trial.grids
         if trial.state == "running":
-            at = grids(queue, [child for child, _ in queue.read_all({**job.ids, "run_id": trial.run_id})])
+            at = grids_of(queue, {**job.ids, "run_id": trial.run_id})
         item = {
             "run_id": trial.run_id,
             "number": trial.number,

@@ -7,6 +7,7 @@ trial come from the seed and its number, so that nothing of it needs to be store
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Mapping
 
@@ -24,7 +25,8 @@ REDUCTION = 3
 _GRACE = 0.2
 # Rounds of a trial at which it is compared with others.
 _REPORTS = 100
-_STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+# Optuna learns nothing from trials that fail, but where some fail others will: they count as the worst there are.
+_STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.COMPLETE}
 _RUNG = "completed_rung_"
 
 optuna.logging.disable_default_handler()
@@ -74,7 +76,7 @@ class Study:
         self._study.add_trial(
             optuna.create_trial(
                 state=_STATES[trial.state],
-                value=trial.value,
+                value=self._worth(trial),
                 params=trial.point,
                 distributions=self._space if trial.point else {},
                 intermediate_values={int(step): sense * loss for step, loss in trial.reports.items()},
@@ -99,7 +101,7 @@ class Study:
         """
         trial, sense = self._open[number], self._order.loss_sense
         known = self._frozen(number).last_step or 0
-        lowest = float("inf")
+        lowest = math.inf
         for step, loss in sorted(losses.items()):
             lowest = min(lowest, loss)
             if step > known and step % self._stride == 0:
@@ -117,7 +119,11 @@ class Study:
             for name, loss in found.system_attrs.items()
             if name.startswith(_RUNG)
         }
-        self._study.tell(self._open.pop(trial.number), trial.value, state=_STATES[trial.state])
+        self._study.tell(self._open.pop(trial.number), self._worth(trial), state=_STATES[trial.state])
+
+    def _worth(self, trial: Trial) -> float | None:
+        worst = -math.inf if self._order.optimize_mode == "max" else math.inf
+        return worst if trial.state == "failed" else trial.value
 
     def _frozen(self, number: int) -> optuna.trial.FrozenTrial:
         return self._study.get_trials(deepcopy=False)[number]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import sqlalchemy as sa
 
 from synergos.orchestrator.database import TRIALS, Records
+from synergos.orchestrator.kinds import Key
+from synergos.orchestrator.queue import JobQueue
 
 State = Literal["running", "complete", "pruned", "failed"]
 # Runs that a search makes are named so.
@@ -68,6 +70,19 @@ class Trials:
         """Store what has changed of a trial."""
         same = (TRIALS.c.job_id == trial.job_id, TRIALS.c.number == trial.number)
         self._connection.execute(sa.update(TRIALS).where(*same).values(_row(trial)))
+
+
+def best_of(trials: Sequence[Trial], mode: Literal["max", "min"]) -> Trial | None:
+    """Return the trial with the best value, the first of them, or None."""
+    sense = -1 if mode == "max" else 1
+    values = [(sense * trial.value, trial) for trial in trials if trial.state == "complete" and trial.value is not None]
+    return min(values, key=lambda each: each[0])[1] if values else None
+
+
+def grids_of(queue: JobQueue, key: Key) -> list[int]:
+    """Return the indexes of the grids that worked on a run."""
+    notes = queue.note(*(job for job, _ in queue.read_all(key))).values()
+    return sorted({part["grid"] for note in notes for part in note["parts"] if "grid" in part})
 
 
 def _row(trial: Trial) -> Mapping[str, Any]:
