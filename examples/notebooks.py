@@ -296,7 +296,7 @@ beside what was set by hand:""",
 driver.predictions.create(tags, each.participant_id, COLLAB, "{name}", EXPERIMENT, best["run_id"])
 driver.predictions.wait(each.participant_id, COLLAB, "{name}", EXPERIMENT, best["run_id"])
 by_hand = {{key: hyperparameters.get(key) for key in space}}
-pd.DataFrame({{"by hand": by_hand, "found": best["parameters"]}}).loc[list(space)]""",
+pd.DataFrame({{"by hand": by_hand, "found": best["parameters"]}}, index=list(space), dtype=object)""",
         ),
     )
 
