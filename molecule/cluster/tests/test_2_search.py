@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from conftest import EXAMPLE, EXPT, TTPS, Director, eventually
+from conftest import DATA, EXAMPLE, EXPT, TTPS, Director, eventually
 
 C = "search"
 TRIALS = 6
+SPACE = {
+    "lr": {"_type": "loguniform", "_value": [0.01, 0.1]},
+    "batch_size": {"_type": "choice", "_value": [16, 32]},
+}
+SETTINGS = {**json.loads((DATA / "hyperparameters.json").read_text()), "rounds": 5}
 ORDER = {
-    "search_space": {
-        "lr": {"_type": "loguniform", "_value": [0.001, 0.3]},
-        "batch_size": {"_type": "choice", "_value": [16, 32]},
-    },
+    "search_space": SPACE,
+    "parameters": {name: value for name, value in SETTINGS.items() if name not in SPACE},
     "metric": "R2",
     "optimize_mode": "max",
     "trial_concurrency": 2,
     "max_trial_num": TRIALS,
     "max_exec_duration": "10m",
-    "parameters": {"algorithm": "FedAvg", "rounds": 5, "optimizer": "SGD", "criterion": "MSELoss"},
 }
 
 
