@@ -6,6 +6,7 @@ import pytest
 from ansible.errors import AnsibleFilterError
 from ansible_collections.synergos.grid.plugins.filter.collaboration import collaboration
 from ansible_collections.synergos.grid.plugins.filter.endpoint import endpoint
+from ansible_collections.synergos.grid.plugins.filter.engine_address import engine_address
 from ansible_collections.synergos.grid.plugins.filter.pages import pages
 from ansible_collections.synergos.grid.plugins.filter.participants import participants
 from ansible_collections.synergos.grid.plugins.filter.published import published
@@ -68,6 +69,47 @@ def test_endpoint_on_a_further_network_is_for_the_same_engine_only() -> None:
             endpoint("w", hostvars, 27017, engine, network)
 
 
+def test_other_machines_reach_an_engine_by_its_own_address_first() -> None:
+    own = {"synergos_engine_address": "192.0.2.7", "ansible_host": "there.example"}
+    hostvars: dict[str, Any] = {"one": own, "two": {"ansible_host": "there.example"}, "three": {}}
+    assert [engine_address(engine, hostvars) for engine in hostvars] == ["192.0.2.7", "there.example", "three"]
+
+
+def worker(name: str, grid: int, engine: str = "here", number: int = 1) -> dict[str, Any]:
+    """A worker of grid `grid` at 172.20.<participant>.<grid>, published at 51<grid> and 81<grid>."""
+    ports = [{"container": 5000, "host": 5100 + grid}, {"container": 8020, "host": 8100 + grid}]
+    labels = {"participant": name, "data": f"data{number}", "grid_index": str(grid)}
+    return host(f"{name}_n{grid}", engine, address=f"172.20.{number}.{grid}", ports=ports, labels=labels)
+
+
+def test_workers_of_a_participant_are_its_nodes_in_the_order_of_grids() -> None:
+    hostvars = {
+        f"{name}_{grid}": worker(name, grid, number=number)
+        for number, name in ((2, "b"), (1, "a"))
+        for grid in (10, 2, 0)
+    }
+    found = participants(list(hostvars), hostvars, ["here", "here"])
+    assert [(each["participant_id"], each["role"], each["data"]) for each in found] == [
+        ("b", "host", "data2"),
+        ("a", "guest", "data1"),
+    ]
+    for number, participant in ((2, found[0]), (1, found[1])):
+        assert participant["nodes"] == [
+            {"host": f"172.20.{number}.{grid}", "port": 8020, "f_port": 5000} for grid in (0, 2, 10)
+        ]
+        assert {key: participant[key] for key in ("host", "port", "f_port")} == participant["nodes"][0]
+
+
+def test_nodes_are_told_as_every_ttp_reaches_them() -> None:
+    hostvars = {"a_0": worker("a", 0), "a_1": worker("a", 1, engine="there")}
+    hostvars |= {"here": {"ansible_host": "192.0.2.7"}, "there": {"ansible_host": "192.0.2.8"}}
+    (found,) = participants(["a_0", "a_1"], hostvars, ["here", "there"])
+    assert found["nodes"] == [
+        {"host": "192.0.2.7", "port": 8100, "f_port": 5100},
+        {"host": "192.0.2.8", "port": 8101, "f_port": 5101},
+    ]
+
+
 def test_participants_are_host_and_guests() -> None:
     hostvars = {
         f"w{n}": host(f"w{n}", address=f"172.18.0.{n}", labels={"participant": f"worker_{n}", "data": f"data{n}"})
@@ -94,6 +136,7 @@ def test_collaboration_holds_the_components_that_the_grid_has() -> None:
         "ttp": host("ttp", component="ttp"),
         "logger": host("logger", component="logger", address="172.19.0.10", ports=ports),
         "mlops": host("mlops", component="mlops", address="172.19.0.11"),
+        "mq": host("mq", component="mq", address="172.19.0.12"),
     }
     found = collaboration(list(hostvars), hostvars, "here")
     assert found == {
@@ -103,6 +146,7 @@ def test_collaboration_holds_the_components_that_the_grid_has() -> None:
             "secure": False,
         },
         "mlops": {"host": "172.19.0.11", "ports": {"main": 5500, "ui": 5500}, "secure": False},
+        "mq": {"host": "172.19.0.12", "ports": {"main": 5672, "ui": 15672}, "secure": False},
     }
     assert collaboration(["here", "ttp"], hostvars, "here") == {}
     elsewhere = collaboration(["logger"], hostvars, "there")["logs"]
@@ -124,12 +168,16 @@ def test_pages_are_where_a_browser_gets() -> None:
         "ttp": host("ttp", component="ttp", ports=ports(5000, "127.0.0.1")),
         "logger": host("logger", component="logger", ports=ports(9000, "0.0.0.0")),
         "mlops": host("mlops", component="mlops", engine="there", ports=ports(5500, "0.0.0.0")),
+        "mq": host("mq", component="mq", ports=ports(15672, "127.0.0.1")),
     }
     assert pages(list(hostvars), hostvars) == {
         "ttp": "http://127.0.0.1:6000",
         "logs": "http://127.0.0.1:10000/search?rangetype=relative&relative=86400&q=",
         "mlops": "http://192.0.2.7:6500",
+        "mq": "http://127.0.0.1:16672",
     }
+    hostvars["zdirector"] = host("zdirector", component="director", ports=[{"container": 5000, "host": 5000}])
+    assert pages(list(hostvars), hostvars)["ttp"] == "http://127.0.0.1:5000", "in a cluster one talks to the Director"
 
 
 def test_table_aligns_and_leaves_missing_fields_empty() -> None:
