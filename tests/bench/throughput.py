@@ -1,6 +1,6 @@
 """Jobs on the grids of a cluster: runs by number of grids, requests meanwhile, a thousand jobs; the last line is JSON.
 
-`python throughput.py [--only grids sharing many] [--runs 12] [--repeats 3] [--delay 50] [--jobs 1000]`. Broker,
+`python throughput.py [--only grids sharing many] [--runs 12] [--repeats 3] [--delay 40] [--jobs 1000]`. Broker,
 Director, TTPs and workers are real processes on loopback addresses; what they store lies on disk.
 """
 
@@ -327,7 +327,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--runs", type=int, default=12, help="ordered at once, by number of grids")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--delay", type=float, default=50, help="milliseconds each way, where work waits")
+    parser.add_argument("--delay", type=float, default=40, help="milliseconds each way, where work waits")
     parser.add_argument("--jobs", type=int, default=1000)
     options = parser.parse_args()
     # Not in memory, as a container's /tmp is.
