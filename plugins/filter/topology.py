@@ -43,7 +43,7 @@ _value:
 
 def topology(hosts: list[str], hostvars: Mapping[str, Any]) -> list[str]:
     """Return a sentence for everything that the grids of `hosts` lack."""
-    tier = {host: hostvars[host] for host in hosts}
+    tier = {host: hostvars[host] for host in sorted(hosts)}
     members = {
         group: [host for host, variables in tier.items() if group in variables["group_names"]]
         for group in ("director", "mq", "ttp", "worker")
