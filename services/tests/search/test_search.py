@@ -105,9 +105,8 @@ def test_trials_that_fail(director: Director) -> None:
     director.functions.fails = lambda lr: f"lr is {lr}." if lr == 0.1 else "Too small."
     job = director.done(director.post(search_space={"lr": GRID}, max_trial_num=5)["job_id"])
     assert job["state"] == "failed"
-    assert sorted(job["reason"].removeprefix("No trial was completed: ").split(". ")) == ["Too small.", "lr is 0.1"], (
-        job
-    )
+    assert job["reason"].startswith("No trial was completed: ")
+    assert "Too small." in job["reason"] and "lr is 0.1." in job["reason"]
     assert states(job["progress"]["search"]) == ["failed"] * 3 and job["progress"]["search"]["best"] is None
 
 
