@@ -331,6 +331,30 @@ def test_what_cannot_be_kept_is_taken_again_in_order(director: Publisher, grids:
     consumer.close()
 
 
+def test_what_fails_for_no_foreseen_reason_holds_up_no_other(
+    director: Publisher, grids: Grids, rabbit: Rabbit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from synergos.queue import ResultConsumer, consumer
+
+    monkeypatch.setattr(consumer, "GIVEN_BACK", 0.05)
+    heard = Heard()
+
+    def take(item: Any) -> None:
+        if item.job_id == "0":
+            raise KeyError("x")
+        heard.take(item)
+
+    grids.add(lambda _: {})
+    results = ResultConsumer(rabbit.address("director"), "director", take)
+    results.start()
+    for number in range(3):
+        director.publish(job(str(number)))
+    heard.wait(lambda: sorted(done(heard)) == ["1", "2"])
+    eventually(lambda: rabbit.count("dead") == 1)
+    eventually(lambda: rabbit.count("completed") == rabbit.count("progress") == 0)
+    results.close()
+
+
 def test_what_has_no_place_is_an_error(rabbit: Rabbit, director: Publisher) -> None:
     rabbit.api("DELETE", "bindings/%2F/e/SynMQ_topic_logs/q/train/SynMQ_topic_train")
     try:

@@ -184,7 +184,9 @@ class Line(ABC):
                     connection.close()
 
     def _complain(self, error: Exception) -> None:
-        text = str(error) or type(error).__name__
+        # The library wraps what the socket said in exceptions without a text.
+        causes = " ".join(str(getattr(item, "exception", item)) for item in error.args)
+        text = str(error) or causes or type(error).__name__
         if isinstance(error, (AuthenticationError, ProbableAuthenticationError)):
             text = (
                 f"It refuses user {self._address.user} with the password of the credentials file (ACCESS_REFUSED): "

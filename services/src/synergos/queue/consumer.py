@@ -315,7 +315,9 @@ class ResultConsumer(Consumer):
 
     def _keep(self, message: Completed | Progress | Lost, facts: dict[str, Any]) -> bool:
         with bound(**facts):
-            return self._retry(partial(self._take, message), "what a grid told cannot be stored")
+            kept = self._retry(partial(self._take, message), "what a grid told cannot be stored")
+            # Progress may be lost, and its queue would bring it back for ever.
+            return kept or isinstance(message, Progress)
 
 
 class Controls(Line):
