@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from ipaddress import ip_address
 from typing import Any, Callable
 
 from ansible.errors import AnsibleFilterError
@@ -16,7 +17,7 @@ short_description: Say where one component of a grid reaches another
 version_added: 1.0.0
 description:
   - On the same engine that is the component's fixed address and its inner port; from another engine it is the address
-    of the engine that carries it and the published port.
+    of the engine that carries it and the published port, which must be published elsewhere than on loopback.
   - A component that has not published its container in this run, such as one that the run is limited to others than,
     is looked for at its C(synergos_address), on the same engine only.
 positional: hostvars, port, engine, network
@@ -77,6 +78,12 @@ def endpoint(component: str, hostvars: Mapping[str, Any], port: int, engine: str
         return {"host": container["address"], "port": port}
     for mapping in container.get("ports", []):
         if mapping["container"] == port:
+            address = mapping.get("address", "127.0.0.1")
+            if ip_address(address).is_loopback:
+                raise AnsibleFilterError(
+                    f"{component} publishes port {port} on {address}, where {engine} cannot reach it: set "
+                    f"synergos_publish_address to an address of {carrier}, or to 0.0.0.0 for all of them."
+                )
             return {"host": engine_address(carrier, hostvars), "port": mapping["host"]}
     raise AnsibleFilterError(f"{component} on {carrier} does not publish port {port}: {engine} cannot reach it.")
 

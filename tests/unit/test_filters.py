@@ -14,9 +14,11 @@ from ansible_collections.synergos.grid.plugins.filter.query import query
 from ansible_collections.synergos.grid.plugins.filter.table import table
 from ansible_collections.synergos.grid.plugins.plugin_utils._run import run_id
 
+PORTS = [{"container": 8020, "host": 8021, "address": "0.0.0.0"}]
+
 
 def host(name: str, engine: str = "here", run: str | None = None, **container: Any) -> dict[str, Any]:
-    container = {"name": name, "address": "172.18.0.3", "ports": [{"container": 8020, "host": 8021}], **container}
+    container = {"name": name, "address": "172.18.0.3", "ports": PORTS, **container}
     return {
         "synergos_engine": engine,
         "ansible_facts": {"synergos_component": {"run": run or run_id(), "container": container}},
@@ -47,9 +49,12 @@ def test_endpoint_from_another_engine_is_the_published_port() -> None:
 
 
 def test_endpoint_refuses_what_cannot_be_reached() -> None:
-    hostvars: dict[str, Any] = {"w": host("w"), "here": {}, "silent": {}}
+    inner = [{"container": 8020, "host": 8021}]
+    hostvars: dict[str, Any] = {"w": host("w"), "inner": host("inner", ports=inner), "here": {}, "silent": {}}
     with pytest.raises(AnsibleFilterError, match="does not publish port 5000"):
         endpoint("w", hostvars, 5000, "there")
+    with pytest.raises(AnsibleFilterError, match=r"inner publishes port 8020 on 127\.0\.0\.1, where there cannot"):
+        endpoint("inner", hostvars, 8020, "there")
     with pytest.raises(AnsibleFilterError, match="has not published"):
         endpoint("silent", hostvars, 5000, "here")
 
@@ -77,7 +82,8 @@ def test_other_machines_reach_an_engine_by_its_own_address_first() -> None:
 
 def worker(name: str, grid: int, engine: str = "here", number: int = 1) -> dict[str, Any]:
     """A worker of grid `grid` at 172.20.<participant>.<grid>, published at 51<grid> and 81<grid>."""
-    ports = [{"container": 5000, "host": 5100 + grid}, {"container": 8020, "host": 8100 + grid}]
+    published = {5000: 5100 + grid, 8020: 8100 + grid}
+    ports = [{"container": inner, "host": outer, "address": "0.0.0.0"} for inner, outer in published.items()]
     labels = {"participant": name, "data": f"data{number}", "grid_index": str(grid)}
     return host(f"{name}_n{grid}", engine, address=f"172.20.{number}.{grid}", ports=ports, labels=labels)
 
@@ -129,7 +135,7 @@ def test_participants_are_host_and_guests() -> None:
 
 def test_collaboration_holds_the_components_that_the_grid_has() -> None:
     inner = (9000, 9100, 9200, 9300, 9400)
-    ports = [{"container": port, "host": port + 1000, "address": "127.0.0.1"} for port in inner]
+    ports = [{"container": port, "host": port + 1000, "address": "0.0.0.0"} for port in inner]
     hostvars = {
         "here": {"ansible_host": "192.0.2.7"},
         "silent": {},
