@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How long a converge of Synergos Basic takes beside an empty play, on this machine, with the images present.
+"""How long a converge of one tier takes beside an empty play, on this machine, with the images present.
 
 Prints medians in seconds over several runs and the number of module executions on the engine. Run it from the checkout
 whose grid it may take down: it tears down and converges, keeping data.
@@ -32,20 +32,23 @@ def main() -> None:
     """Measure and print."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--runs", type=int, default=5)
-    runs = options.parse_args().runs
+    options.add_argument("--tier", choices=["basic", "plus", "cluster"], default="basic")
+    given = options.parse_args()
+    runs, tier = given.runs, given.tier
+    playbook = f"playbooks/syn{tier}.yml"
     seconds: dict[str, list[float]] = {"empty play": [], "second run": [], "check mode": [], "from nothing": []}
     with tempfile.NamedTemporaryFile("w", suffix=".yml") as empty:
         empty.write(EMPTY)
         empty.flush()
-        play("playbooks/synbasic.yml")
+        play(playbook)
         for _ in range(runs):
             seconds["empty play"].append(play(empty.name)[0])
-            seconds["second run"].append(play("playbooks/synbasic.yml")[0])
-            seconds["check mode"].append(play("playbooks/synbasic.yml", "--check", "--diff")[0])
+            seconds["second run"].append(play(playbook)[0])
+            seconds["check mode"].append(play(playbook, "--check", "--diff")[0])
     for _ in range(runs):
-        play("playbooks/teardown.yml", "-e", "tier=synergos_basic", "-e", "keep_data=true")
-        seconds["from nothing"].append(play("playbooks/synbasic.yml")[0])
-    executions = play("playbooks/synbasic.yml", "-vvv")[1].count("Using module file")
+        play("playbooks/teardown.yml", "-e", f"tier=synergos_{tier}", "-e", "keep_data=true")
+        seconds["from nothing"].append(play(playbook)[0])
+    executions = play(playbook, "-vvv")[1].count("Using module file")
     medians = {name: round(statistics.median(values), 2) for name, values in seconds.items()}
     for name, value in medians.items():
         print(f"{name:<14}{value:>8.2f} s{value / medians['empty play']:>8.1f} x empty play")
