@@ -123,11 +123,16 @@ def main() -> None:
             "failed": states["failed"] / states.total(),
             "grids": dict(sorted(sum((each["grids"] for each in found), Counter[int]()).items())),
         }
-    rows = [
-        [kind, f"{each['median']:.4f}", f"{each['worst']:.4f}", each["seconds"]]
-        + [f"{each['pruned']:.0%}", f"{each['failed']:.0%}", str(each["grids"])]
+    rows = (
+        [
+            kind,
+            *(f"{each[name]:.4f}" for name in ("median", "worst")),
+            each["seconds"],
+            *(f"{each[name]:.0%}" for name in ("pruned", "failed")),
+            str(each["grids"]),
+        ]
         for kind, each in summary.items()
-    ]
+    )
     title = f"Best R2 of {options.trials} trials; of {options.seeds} seeds the search wins {wins}"
     table(title, ["", "median", "worst", "seconds", "pruned", "failed", "trials by grid"], rows)
     print(json.dumps({"wins": wins, "seeds": options.seeds, **summary}))

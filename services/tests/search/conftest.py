@@ -15,6 +15,7 @@ sys.path += [
 
 from cluster import Cluster  # noqa: E402
 from rabbit import Rabbit  # noqa: E402
+from test_queued_tracking import mlflow as mlflow  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -63,7 +63,7 @@ class _One(FakeEngine):
         self.ended.set()
 
     def train(self, job: TrainJob, watch: Watch | None = None) -> TrainResult:
-        functions, lr = self.functions, job.parameters["lr"]
+        functions, lr = self.functions, job.parameters.get("lr", 0.001)
         functions.trained.append(lr)
         if reason := functions.fails(lr):
             raise GridFailure(reason)

@@ -71,6 +71,16 @@ def test_what_is_stored(director: Director) -> None:
     assert [job["process"] for job in jobs].count("validate") == 3
 
 
+def test_trials_belong_to_their_search(director: Director) -> None:
+    """What is asked for all runs of an experiment is not done again for the trials."""
+    found = director.search(max_trial_num=2)
+    director.http.post("/ttp/train/collaborations/c1/projects/p1/models/e1", json={})
+    until(lambda: len(director.functions.trained) == 3)
+    named = found["best"]["run_id"]
+    director.http.post(f"/ttp/train/collaborations/c1/projects/p1/models/e1/{named}", json={})
+    until(lambda: len(director.functions.trained) == 4)
+
+
 def test_trials_that_do_worse_are_ended(director: Director) -> None:
     director.functions.seconds = 0.03
     search = director.search(max_trial_num=12, trial_concurrency=3)

@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any
 
 from cluster import Cluster, Keys, ok, until
+from mlflow_server import Server
 
 SPACE = {
     "lr": {"_type": "loguniform", "_value": [1e-4, 0.5]},
@@ -84,3 +85,19 @@ def test_the_director_is_killed_in_the_middle(cluster: Cluster) -> None:
     complete = [trial["run_id"] for trial in found if trial["state"] == "complete"]
     records = ok(cluster.driver.optimizations.read(*keys))
     assert Counter(record["key"]["run_id"] for record in records) == dict.fromkeys(complete, 2)
+
+
+def test_the_best_trial_is_marked_in_mlflow(cluster: Cluster, mlflow: Server) -> None:
+    keys = cluster.describe("search tracked")
+    cluster.align(keys)
+    job_id = order(cluster, keys, trial_concurrency=2, max_trial_num=3, scheduler="FIFOScheduler")
+    [job] = cluster.done(170, collab_id="search tracked", process="optimize")
+    assert job["state"] == "done", job
+    search = job["progress"]["search"]
+    experiment = "_>_".join(keys)
+    mlflow.until(lambda: any("best" in run.data.tags for run in mlflow.runs(experiment)))
+    tags = {run.info.run_name: run.data.tags for run in mlflow.runs(experiment)}
+    assert {name: (found["search"], found["trial"]) for name, found in tags.items()} == {
+        trial["run_id"]: (job_id, str(trial["number"])) for trial in search["trials"]
+    }
+    assert [name for name, found in tags.items() if found.get("best") == "true"] == [search["best"]["run_id"]]

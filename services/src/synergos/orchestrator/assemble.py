@@ -10,7 +10,7 @@ from typing import Any
 from synergos.errors import Invalid, NotFound
 from synergos.jobs import Action, Alignment, Node, Party, Tags
 from synergos.orchestrator.database import Record, Records
-from synergos.orchestrator.kinds import ALIGNMENT, EXPERIMENT, MODEL, PROJECT, REGISTRATION, RUN, TAG, Key
+from synergos.orchestrator.kinds import ALIGNMENT, EXPERIMENT, MODEL, PROJECT, REGISTRATION, RUN, TAG, TRIAL, Key
 
 # Every participant's node_0: the one grid of a TTP, and the first of a cluster.
 GRID = 0
@@ -104,7 +104,7 @@ def aligned(found: list[Party], project: Key) -> list[Party]:
 
 
 def combinations(records: Records, project: Key, expt_id: str | None, run_id: str | None) -> list[Combination]:
-    """Return the combinations in a scope, oldest experiment and run first.
+    """Return the combinations in a scope, oldest experiment and run first; the trials of searches only if named.
 
     Raises:
         NotFound: a named record does not exist, or the scope holds no run.
@@ -122,6 +122,7 @@ def combinations(records: Records, project: Key, expt_id: str | None, run_id: st
         )
         for experiment in records.select(EXPERIMENT, **project, expt_id=expt_id)
         for run in records.select(RUN, **experiment.key, run_id=run_id)
+        if run_id is not None or not run.key["run_id"].startswith(TRIAL)
     ]
     if not found:
         raise NotFound(f"{PROJECT.label(project)} has no run here: create an experiment and a run first.")

@@ -70,6 +70,9 @@ KINDS = (
     PREDICTION,
 )
 
+# How the runs are named that a search makes.
+TRIAL = "optim_run_"
+
 # Ids that may limit what a job works on.
 SCOPE = (*RUN.key, "participant_id")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,13 +17,13 @@ from datetime import timedelta
 from synergos.errors import GridFailure, Invalid, NotFound, SynergosError
 from synergos.logs import get_logger
 from synergos.orchestrator.database import Body
-from synergos.orchestrator.kinds import EXPERIMENT, RUN, VALIDATION, Key
+from synergos.orchestrator.kinds import EXPERIMENT, RUN, TRIAL, VALIDATION, Key
 from synergos.orchestrator.ledger import Job, Process, now
 from synergos.orchestrator.queue import Ended, JobQueue, Stopped, Task
 from synergos.orchestrator.schemas import Order
 from synergos.search.order import SearchOrder
 from synergos.search.study import Study
-from synergos.search.trials import PREFIX, State, Trial, Trials, best_of, grids_of
+from synergos.search.trials import State, Trial, Trials, best_of, grids_of
 
 # Seconds between two looks at the rounds of the trials.
 _TICK = 0.1
@@ -81,7 +81,7 @@ class Search:
                 self._task.check()
                 left = self._left()
                 if left <= 0:
-                    self._end("max_exec_duration is over.", ("train",))
+                    self._end("max_exec_duration is over.")
                 for live in list(self._live):
                     self._follow(live)
                 while left > 0 and len(self._live) < self._order.concurrency and self._begun < self._study.size:
@@ -131,7 +131,7 @@ class Search:
         trial = Trial(
             job_id=self._task.job.job_id,
             number=number,
-            run_id=f"{PREFIX}{uuid.uuid4()}",
+            run_id=f"{TRIAL}{uuid.uuid4()}",
             point=point,
             parameters={name: found[name].at(each) for name, each in point.items()},
         )
@@ -223,16 +223,16 @@ class Search:
             self._queue.cancel(live.job_id, reason, 0)
             live.ending = reason
 
-    def _end(self, reason: str, processes: Collection[Process]) -> None:
-        """Call off the trials for which such jobs are under way."""
+    def _end(self, reason: str, validations: bool = False) -> None:
+        """Call off the trials that are under way; those that have been trained only with `validations`."""
         for live in self._live:
-            if live.ending is None and live.process in processes:
+            if live.ending is None and (validations or live.process == "train"):
                 self._call_off(live, reason)
 
     def _abandon(self, reason: str) -> None:
         """End all trials before the search itself ends so."""
         with suppress(SynergosError):
-            self._end(reason, ("train", "validate"))
+            self._end(reason, validations=True)
             deadline = time.monotonic() + _ENDING
             for live in list(self._live):
                 while self._queue.read(live.job_id)[0].pending and time.monotonic() < deadline:

@@ -8,13 +8,13 @@ from starlette.responses import Response
 from synergos.errors import Forbidden, NotFound
 from synergos.orchestrator import assemble
 from synergos.orchestrator.database import Body, Database
-from synergos.orchestrator.kinds import EXPERIMENT, VALIDATION
+from synergos.orchestrator.kinds import EXPERIMENT, TRIAL, VALIDATION
 from synergos.orchestrator.ledger import Job
 from synergos.orchestrator.queue import JobQueue
 from synergos.orchestrator.render import show
 from synergos.rest import success
 from synergos.search.order import SearchOrder, settle
-from synergos.search.trials import PREFIX, Trial, Trials, best_of, grids_of
+from synergos.search.trials import Trial, Trials, best_of, grids_of
 
 _PATH = "/collaborations/{collab_id}/projects/{project_id}/models/{expt_id}/optimizations"
 _NOWHERE = "Optimization is only active in a Synergos cluster, and this is a Synergos Basic or Plus."
@@ -32,7 +32,7 @@ def create_router(database: Database, queue: JobQueue) -> APIRouter:
             found = [
                 {**item, "kind": "Optimization"}
                 for item in show(records, records.select(VALIDATION, **ids))
-                if item["key"]["run_id"].startswith(PREFIX)
+                if item["key"]["run_id"].startswith(TRIAL)
             ]
         if not found:
             raise NotFound(

@@ -13,8 +13,6 @@ from synergos.orchestrator.kinds import Key
 from synergos.orchestrator.queue import JobQueue
 
 State = Literal["running", "complete", "pruned", "failed"]
-# Runs that a search makes are named so.
-PREFIX = "optim_run_"
 _COLUMNS = ("job_id", "number", "run_id", "state", "value")
 
 
