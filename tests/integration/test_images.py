@@ -189,6 +189,14 @@ def test_builds_once_and_again_only_what_changed(catalogue: Catalogue, client: d
     assert second == first
     assert "changed=0" in output and executions(output) == 1, output
 
+    known = {reference: {"id": "sha256:0", "size": 1} for reference in first.values()}
+    output, same = catalogue.run("-vvv", "-e", json.dumps({"images_known": known}))
+    assert same == first
+    assert "changed=0" in output and executions(output) == 0, output
+    known.pop(first["probe_leaf"])
+    output, _same = catalogue.run("-vvv", "-e", json.dumps({"images_known": known}))
+    assert "changed=0" in output and executions(output) == 1, "what is not known may be there all the same"
+
     catalogue.write("code/version.txt", "new\n")
     output, third = catalogue.run()
     assert third["probe_root"] == first["probe_root"] and third["probe_leaf"] != first["probe_leaf"]
