@@ -58,7 +58,6 @@ test: test-fast ## Everything that CI runs, Docker Engine included
 	$(BIN)/molecule test --scenario-name basic
 	$(BIN)/molecule test --scenario-name plus
 	$(BIN)/molecule test --scenario-name cluster
-	$(BIN)/molecule test --scenario-name cluster
 	$(MAKE) test-services
 	$(BIN)/pytest tests/integration
 
