@@ -1,6 +1,6 @@
 """A search against as many random trials, with several seeds, on a cluster of two grids; the last line is JSON.
 
-`python search.py [--seeds 5] [--trials 20] [--concurrency 2]`. Broker, Director, TTPs and workers are real processes
+`python search.py [--seeds 7] [--trials 20] [--concurrency 2]`. Broker, Director, TTPs and workers are real processes
 on loopback addresses. Both searches of a seed have the same space, and none of them prunes but ours, which is left as
 a request finds it that names neither searcher nor scheduler.
 """
@@ -33,7 +33,7 @@ SPACE = {
     "lr": {"_type": "loguniform", "_value": [1e-6, 1.0]},
     "momentum": {"_type": "uniform", "_value": [0.0, 0.99]},
     "l2_lambda": {"_type": "loguniform", "_value": [1e-5, 10.0]},
-    "batch_size": {"_type": "choice", "_value": [8, 16, 32, 64]},
+    "batch_size": {"_type": "choice", "_value": [64, 128]},
 }
 FIXED = {"algorithm": "FedAvg", "epochs": 1, "criterion": "MSELoss", "lr_scheduler": "ConstantLR"}
 KINDS: dict[str, dict[str, str]] = {
@@ -99,7 +99,7 @@ def running() -> Iterator[Cluster]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=7)
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--concurrency", type=int, default=2)
     options = parser.parse_args()

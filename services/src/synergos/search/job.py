@@ -199,12 +199,13 @@ class Search:
         trial = live.trial
         trial.state, trial.value, trial.reason = state, value, reason
         trial.grids = grids_of(self._queue, live.key)
-        self._study.tell(trial)
+        self._study.note(trial)
         with self._database.write() as records:
             Trials(records).save(trial)
             if self._task.tracker is not None and state == "complete":
                 tags = {"search": trial.job_id, "trial": str(trial.number)}
                 self._task.tracker.tag(live.key, tags, records)
+        self._study.tell(trial)
         self._live.remove(live)
         self._ended.append(trial)
         self._log.info(

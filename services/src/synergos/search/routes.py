@@ -83,7 +83,8 @@ def describe(database: Database, queue: JobQueue, job: Job) -> Body:
         item = {
             "run_id": trial.run_id,
             "number": trial.number,
-            "state": trial.state,
+            # A search whose end could not be stored leaves trials that nobody follows.
+            "state": trial.state if job.pending or trial.state != "running" else "failed",
             "value": trial.value,
             "parameters": trial.parameters,
             "grids": at,

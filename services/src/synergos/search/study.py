@@ -19,10 +19,10 @@ from synergos.search.order import SearchOrder
 from synergos.search.space import Range
 from synergos.search.trials import Trial
 
-# Part of the trials that may go on from each rung is one of so many.
-REDUCTION = 3
+# Of so many trials that are compared, one goes on.
+REDUCTION = 2
 # A trial is not compared with others before this share of its rounds is over.
-_GRACE = 0.2
+_GRACE = 0.4
 # Rounds of a trial at which it is compared with others.
 _REPORTS = 100
 # Optuna learns nothing from trials that fail, but where some fail others will: they count as the worst there are.
@@ -110,8 +110,8 @@ class Study:
                     return True
         return False
 
-    def tell(self, trial: Trial) -> None:
-        """Take in how a trial ended, and note in it what the pruner saw of it."""
+    def note(self, trial: Trial) -> None:
+        """Note in a trial what the pruner saw of it."""
         found, sense = self._frozen(trial.number), self._order.loss_sense
         trial.reports = {str(step): sense * loss for step, loss in found.intermediate_values.items()}
         trial.rungs = {
@@ -119,6 +119,9 @@ class Study:
             for name, loss in found.system_attrs.items()
             if name.startswith(_RUNG)
         }
+
+    def tell(self, trial: Trial) -> None:
+        """Take in how a trial ended."""
         self._study.tell(self._open.pop(trial.number), self._worth(trial), state=_STATES[trial.state])
 
     def _worth(self, trial: Trial) -> float | None:
