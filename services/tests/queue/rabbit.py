@@ -41,6 +41,7 @@ class Rabbit:
         (self.folder / "rabbitmq.conf").write_text(
             f"listeners.tcp.1 = 127.0.0.1:{self.port}\nmanagement.tcp.ip = 127.0.0.1\n"
             f"management.tcp.port = {self.ui}\nload_definitions = {self.folder}/definitions.json\n"
+            f"raft.wal_max_size_bytes = {16 * 1024**2}\n"
         )
         (self.folder / "advanced.config").write_text(f"[{{rabbit, [{{channel_tick_interval, {TICK_MS}}}]}}].\n")
         (self.folder / "plugins").write_text("[rabbitmq_management].\n")
