@@ -40,14 +40,14 @@ EXAMPLES = r"""
 RETURN = r"""
 _value:
   description:
-    - C(containers) holds the definitions, C(names) the names of all containers that the engine should carry and
-      C(missing) the hosts among them that published nothing.
+    - C(containers) holds the definitions, C(images) what they name as their images, C(names) the names of all
+      containers that the engine should carry and C(missing) the hosts among them that published nothing.
   type: dict
 """
 
 
 def published(hosts: list[str], hostvars: Mapping[str, Any], engine: str) -> dict[str, Any]:
-    """Return {"containers": [...], "names": [...], "missing": [...]} for `engine`."""
+    """Return {"containers": [...], "images": [...], "names": [...], "missing": [...]} for `engine`."""
     containers, missing, names = [], [], []
     for host in hosts:
         variables = hostvars[host]  # made anew each time that it is asked for
@@ -59,7 +59,8 @@ def published(hosts: list[str], hostvars: Mapping[str, Any], engine: str) -> dic
             containers.append(definition["container"])
         else:
             missing.append(host)
-    return {"containers": containers, "names": names, "missing": missing}
+    images = sorted({container["image"] for container in containers})
+    return {"containers": containers, "images": images, "names": names, "missing": missing}
 
 
 class FilterModule:

@@ -13,7 +13,6 @@ version_added: 1.3.0
 description:
   - A grid of a cluster is one host of group C(ttp) and, for each participant, one host of group C(worker) that all have
     the same C(synergos_grid_index). Grids are counted from 0.
-  - A tier without a broker has one grid, whose hosts have no index.
 positional: hostvars
 options:
   _input:
@@ -44,24 +43,14 @@ _value:
 def topology(hosts: list[str], hostvars: Mapping[str, Any]) -> list[str]:
     """Return a sentence for everything that the grids of `hosts` lack."""
     tier = {host: hostvars[host] for host in sorted(hosts)}
-    members = {
-        group: [host for host, variables in tier.items() if group in variables["group_names"]]
-        for group in ("director", "mq", "ttp", "worker")
-    }
-    given = {host: tier[host].get("synergos_grid_index") for host in [*members["ttp"], *members["worker"]]}
-    if not members["mq"]:
-        return [
-            f"{host} has a synergos_grid_index, but its tier has no broker: add a host to group mq, or remove the index"
-            for host, index in given.items()
-            if index is not None
-        ]
-    indices, problems = _indices(given)
+    members = {group: [host for host in tier if group in tier[host]["group_names"]] for group in ("ttp", "worker")}
+    if not members["ttp"]:
+        return ["nothing takes jobs from the broker: add hosts to group ttp"]
+    indices, problems = _indices(
+        {host: tier[host].get("synergos_grid_index") for host in [*members["ttp"], *members["worker"]]}
+    )
     if problems:
         return problems
-    if not members["director"]:
-        problems.append("the tier has a broker, but nothing that sends jobs: add a host to group director")
-    if not members["ttp"]:
-        return [*problems, "the tier has a broker, but nothing that takes jobs from it: add hosts to group ttp"]
     ttps: dict[int, list[str]] = {}
     for host in members["ttp"]:
         ttps.setdefault(indices[host], []).append(host)
@@ -69,7 +58,7 @@ def topology(hosts: list[str], hostvars: Mapping[str, Any]) -> list[str]:
     for host in members["worker"]:
         participant = str(tier[host].get("synergos_participant", host))
         workers.setdefault(participant, {}).setdefault(indices[host], []).append(host)
-    return [*problems, *_of_ttps(ttps), *_of_workers(workers, ttps)]
+    return [*_of_ttps(ttps), *_of_workers(workers, ttps)]
 
 
 def _indices(given: Mapping[str, Any]) -> tuple[dict[str, int], list[str]]:

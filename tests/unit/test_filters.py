@@ -28,15 +28,18 @@ def host(name: str, engine: str = "here", run: str | None = None, **container: A
 def test_published_sorts_what_has_and_what_has_not_published() -> None:
     hostvars = {
         "here": {"synergos_engine": "here"},
-        "done": host("done"),
+        "done": host("done", image="worker"),
+        "too": host("too", image="worker"),
+        "third": host("third", image="ttp"),
         "silent": {"synergos_engine": "here", "container_name": "quiet"},
         "earlier": host("earlier", run="another run"),
         "elsewhere": host("elsewhere", engine="there"),
     }
     found = published(list(hostvars), hostvars, "here")
-    assert [container["name"] for container in found["containers"]] == ["done"]
+    assert [container["name"] for container in found["containers"]] == ["done", "too", "third"]
+    assert found["images"] == ["ttp", "worker"]
     assert found["missing"] == ["silent", "earlier"]
-    assert found["names"] == ["done", "quiet", "earlier"]
+    assert found["names"] == ["done", "too", "third", "quiet", "earlier"]
 
 
 def test_endpoint_on_the_same_engine_is_the_fixed_address() -> None:

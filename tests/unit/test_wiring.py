@@ -226,6 +226,7 @@ def test_a_third_grid_is_three_lines_of_inventory(tmp_path: Path) -> None:
             {"sync_worker_2_n2": {"synergos_participant": "worker_3"}},
             "worker_3 has no worker with synergos_grid_index 0, as others have",
         ),
+        ({"sync_ttp_2": {"synergos_grid_index": None}}, "sync_ttp_2 has no synergos_grid_index: set it"),
         ({"sync_director": {"director_queue": "nowhere"}}, "nowhere is no host of the inventory"),
     ],
 )
@@ -242,5 +243,5 @@ def test_a_grid_index_in_a_tier_without_a_broker_is_refused(tmp_path: Path, dire
         addition["director"] = {"hosts": {"synp_director": {"synergos_address": "172.19.0.12"}}}
         addition["synergos_plus"] = {"hosts": {"synp_director": {}}}
     _containers, told = published(tmp_path, "synergos_plus", addition)
-    expected = "a cluster needs a broker: a host in group mq" if director else "but its tier has no broker: add a host"
+    expected = "a cluster needs a broker: a host in group mq" if director else "is for a tier with a broker: add a host"
     assert expected in told
