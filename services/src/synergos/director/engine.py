@@ -162,7 +162,9 @@ class RemoteEngine:
             grids.discard(answer.grid % len(message.grids))
             # A grid that is at work comes to it later; the one whose workers are away is free sooner.
             busy = {grid % len(message.grids) for grid in self._desk.at_work()}
-            if not grids or (left <= 0 and not grids & busy):
+            if grids & busy:
+                left = len(message.grids)
+            if not grids or left <= 0:
                 raise Refused(reason, GridFailure.status)
             self._log.warning("grid without its workers", code=status, ttp=answer.ttp, reason=reason)
             self._cancellation.pause(pause)
