@@ -71,6 +71,23 @@ def test_what_is_stored(director: Director) -> None:
     assert [job["process"] for job in jobs].count("validate") == 3
 
 
+def test_refusals(director: Director) -> None:
+    def told(status: int, **order: Any) -> str:
+        return str(director.post(status, **order)["message"])
+
+    nni = "Unusable request: backend: Specified backend 'nni' is not supported! Supported: tune."
+    assert told(417, backend="nni") == nni
+    assert told(417, metric="accuracy") == "metric: 'accuracy' is no figure of regression. Supported: R2, MSE, MAE."
+    assert told(417, metric=...) == "Unusable request: metric: required, but missing."
+    assert director.http.get("/ttp/jobs", params={"process": "optimize"}).json()["data"] == []
+    missing = director.http.post(
+        URL.replace("e1", "e2"), json={"search_space": {"lr": GRID}, "metric": "R2", "optimize_mode": "max"}
+    )
+    assert (missing.status_code, "experiment 'e2') does not exist" in missing.text) == (404, True)
+    described = director.http.get("/ttp/train/swagger.json").json()
+    assert "SearchOrder" in described["components"]["schemas"]
+
+
 def test_trials_belong_to_their_search(director: Director) -> None:
     """What is asked for all runs of an experiment is not done again for the trials."""
     found = director.search(max_trial_num=2)

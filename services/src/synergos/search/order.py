@@ -56,19 +56,19 @@ _TOKEN = re.compile(r"([0-9]{1,9})([smhdw]?)")
 
 def _backend(value: str) -> str:
     if value != "tune":
-        raise ValueError(f"Specified backend {shorten(value)!r} is not supported! Supported: tune.")
+        raise ValueError(f"Specified backend {shorten(value)!r} is not supported! Supported: tune")
     return value
 
 
 def _searcher(value: str | None) -> str | None:
     if value is not None and value not in SEARCHERS:
-        raise ValueError(f"{shorten(value)!r} is not supported. {choose(value, SEARCHERS)}")
+        raise ValueError(f"{shorten(value)!r} is not supported. {choose(value, SEARCHERS)[:-1]}")
     return value
 
 
 def _scheduler(value: str) -> str:
     if value not in SCHEDULERS:
-        raise ValueError(f"{shorten(value)!r} is not supported. {choose(value, SCHEDULERS)}")
+        raise ValueError(f"{shorten(value)!r} is not supported. {choose(value, SCHEDULERS)[:-1]}")
     return value
 
 
