@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import httpx
@@ -64,3 +65,37 @@ def test_fetching_and_removing(tmp_path: Path) -> None:
         here.fetch(IDS, url, token, origin="job/3")
     here.drop(url, token)
     assert [path.name for path in here.folder(IDS).iterdir() if path.name.startswith(".incoming")] == []
+
+
+def test_only_the_newest_runs_are_kept(tmp_path: Path) -> None:
+    store = Store(tmp_path / "outputs")
+    runs = [("c", "p", f"e{number}", "r") for number in range(5)]
+    for age, ids in enumerate(runs):
+        store.note(ids, "answered")
+        os.utime(store.folder(ids), (age, age))
+    store.prune(newest=2)
+    assert [store.noted(ids) for ids in runs] == ["", "", "", "answered", "answered"]
+    store.prune(newest=0)
+    assert list((tmp_path / "outputs").iterdir()) == []
+
+
+def test_what_a_killed_process_left_behind_is_removed(tmp_path: Path) -> None:
+    here, there = Store(tmp_path / "here"), Store(tmp_path / "there")
+    write(there, global_model="1")
+    there.allow(IDS, "token")
+    left = here.folder(IDS) / ".incoming-abc"
+    left.mkdir(parents=True)
+    (left / "half").write_text("half")
+    app = create_api("test")
+    app.include_router(artefacts.create_router(there, there.allowed, removable=True))
+    with listening(app) as address:
+        here.fetch(IDS, artefacts.url(address, IDS), "token", origin="job/1")
+    assert not left.exists() and names(here)[-1] == "global_model.pt"
+
+
+def test_each_job_has_a_token_of_its_own(tmp_path: Path) -> None:
+    """What a late message of another job leaves in the same place is not taken for this one's."""
+    keys, store = Keys(tmp_path / "key"), Store(tmp_path / "outputs")
+    store.allow(IDS, keys.token(IDS, "job"))
+    assert store.allowed(IDS, keys.token(IDS, "job"))
+    assert not store.allowed(IDS, keys.token(IDS, "other")) and not keys.allowed(IDS, keys.token(IDS, "job"))
