@@ -297,10 +297,29 @@ def test_a_ttp_dies_in_the_middle(cluster: Cluster, project: Project, tell: Tell
 
 
 @full
+def test_a_ttp_answers_from_its_disk(cluster: Cluster, project: Project, tell: Tell) -> None:
+    """What it finished and could not tell any more is not trained again."""
+    run = project.run("from disk")
+    cluster.kill("sync_ttp_2")
+    holding = Holding(cluster, ("sync_ttp_1",), "done")
+    ok(project.driver.models.create(*project.keys, run))
+    holding.kill()
+    since = time.monotonic()
+    try:
+        cluster.start("sync_ttp_1")
+        project.end(run)
+        tell("TTP killed: done, the other away", since)
+    finally:
+        cluster.start("sync_ttp_2")
+    assert len([entry for entry in cluster.events("training begins") if entry.get("run_id") == run]) == 1
+    project.check(run)
+
+
+@full
 def test_a_ttp_forgets_what_was_not_fetched(cluster: Cluster, project: Project, tell: Tell) -> None:
     """A result that the Director knows of and cannot get is made again."""
     run = project.run("not fetched")
-    holding = Holding(cluster, ("sync_director",), "answer stored")
+    holding = Holding(cluster, ("sync_director",), "fetching")
     ok(project.driver.models.create(*project.keys, run))
     holding.kill()
     since = time.monotonic()
@@ -320,7 +339,7 @@ def test_a_ttp_forgets_what_was_not_fetched(cluster: Cluster, project: Project, 
 @full
 def test_a_ttp_restarts_before_its_result_is_fetched(cluster: Cluster, project: Project, tell: Tell) -> None:
     run = project.run("restarted before fetched")
-    holding = Holding(cluster, ("sync_director",), "answer stored")
+    holding = Holding(cluster, ("sync_director",), "fetching")
     ok(project.driver.models.create(*project.keys, run))
     holding.kill()
     since = time.monotonic()
