@@ -21,6 +21,7 @@ from rabbit import Rabbit  # noqa: E402
 _RUNNING = ExitStack()
 
 
+@pytest.hookimpl(trylast=True)  # after the fixtures of the last test
 def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
     if nextitem is None or TESTS / "director" not in nextitem.path.parents:
         _RUNNING.close()

@@ -36,7 +36,8 @@ def test_cycle(cluster: Cluster) -> None:
     assert {part["state"] for part in training["progress"]["parts"]} == {"answered"}
     # The files live at the Director only.
     for number in (1, 2):
-        until(lambda number=number: not list((cluster.root / f"sync_ttp_{number}" / "outputs").rglob("*.pt")))
+        folder = cluster.root / f"sync_ttp_{number}" / "outputs" / keys[0]
+        until(lambda folder=folder: not list(folder.rglob("*.pt")))
     assert driver.validations.create(*keys)["data"] == []
     cluster.done(collab_id="cycle")
     assert len(ok(driver.validations.read(*keys))) == 4

@@ -15,15 +15,17 @@ from mlflow_server import URI, Server
 def mlflow(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A running server, and a Director that tells it."""
     server = Server(tmp_path)
-    server.start()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", URI)
-    cluster.kill("sync_director")
-    cluster.start("sync_director")
-    yield server
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    cluster.kill("sync_director")
-    cluster.start("sync_director")
-    server.kill()
+    try:
+        server.start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", URI)
+        cluster.kill("sync_director")
+        cluster.start("sync_director")
+        yield server
+        monkeypatch.delenv("MLFLOW_TRACKING_URI")
+        cluster.kill("sync_director")
+        cluster.start("sync_director")
+    finally:
+        server.kill()
 
 
 def test_the_director_tells_of_trainings_and_validations(cluster: Cluster, mlflow: Server) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -48,7 +49,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         app.state.jobs.stop()
         cluster.close()
 
-    serve([(app, REST_PORT)], stopping=stop)
+    serve([(app, REST_PORT)], started=_warm_up, stopping=stop)
+
+
+def _warm_up() -> None:
+    """Load torch and Optuna: the first search, and the first run that MLflow is told of, would wait for it."""
+    for name in ("synergos.federation.parameters", "synergos.search.study"):
+        importlib.import_module(name)
 
 
 if __name__ == "__main__":
