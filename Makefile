@@ -71,4 +71,4 @@ test-services: $(VENV)/.dev ## The services' tests and type checks, in a contain
 test-full: export SYNERGOS_FULL := 1
 test-full: test ## make test, then every fault at every moment of a run, and benchmarks
 	$(BIN)/pytest tests/faults
-	for script in bench scale split memory stock throughput; do $(BIN)/python tests/in_image.py python /src/tests/bench/$$script.py || exit 1; done
+	for script in bench scale split memory stock throughput search; do $(BIN)/python tests/in_image.py python /src/tests/bench/$$script.py || exit 1; done
