@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +176,22 @@ class Cluster:
         """Wait until all these jobs have ended, and return them."""
         until(lambda: all(job["state"] not in ("queued", "running") for job in self.jobs(**filters)), seconds)
         return self.jobs(**filters)
+
+
+@contextmanager
+def running(root: Path) -> Iterator[Cluster]:
+    """Start a cluster of two grids with two workers each and a broker; tell what they complained of, and end them."""
+    rabbit = Rabbit()
+    rabbit.start()
+    found = Cluster(root, rabbit)
+    try:
+        found.start()
+        yield found
+    finally:
+        print(found.complaints())
+        found.stop()
+        rabbit.kill()
+        shutil.rmtree(rabbit.folder)
 
 
 def ok(reply: dict[str, Any]) -> Any:

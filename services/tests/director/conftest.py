@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -14,8 +12,7 @@ sys.path += [
     *(str(TESTS / name) for name in ("queue", "tracking", "director")),
 ]
 
-from cluster import Cluster  # noqa: E402
-from rabbit import Rabbit  # noqa: E402
+from cluster import Cluster, running  # noqa: E402
 
 # Ends with the tests of this folder, whose ports others need: pytest knows no scope for that.
 _RUNNING = ExitStack()
@@ -30,19 +27,4 @@ def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
     """A running cluster of two grids with two workers each."""
-    return _RUNNING.enter_context(_running(tmp_path_factory.mktemp("cluster")))
-
-
-@contextmanager
-def _running(root: Path) -> Iterator[Cluster]:
-    rabbit = Rabbit()
-    rabbit.start()
-    found = Cluster(root, rabbit)
-    try:
-        found.start()
-        yield found
-    finally:
-        print(found.complaints())
-        found.stop()
-        rabbit.kill()
-        shutil.rmtree(rabbit.folder)
+    return _RUNNING.enter_context(running(tmp_path_factory.mktemp("cluster")))

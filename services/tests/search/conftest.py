@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,22 +12,12 @@ sys.path += [
     *(str(TESTS / name) for name in ("queue", "tracking", "director", "orchestrator")),
 ]
 
-from cluster import Cluster  # noqa: E402
-from rabbit import Rabbit  # noqa: E402
+from cluster import Cluster, running  # noqa: E402
 from test_queued_tracking import mlflow as mlflow  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A running cluster of two grids with two workers each."""
-    rabbit = Rabbit()
-    rabbit.start()
-    found = Cluster(tmp_path_factory.mktemp("cluster"), rabbit)
-    try:
-        found.start()
+    with running(tmp_path_factory.mktemp("cluster")) as found:
         yield found
-    finally:
-        print(found.complaints())
-        found.stop()
-        rabbit.kill()
-        shutil.rmtree(rabbit.folder)
